@@ -1,0 +1,110 @@
+"""The pipeline of one run: a private copy of the one that the asset names."""
+
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.common.destination.client import WithStagingDataset
+from dlt.common.pipeline import LoadInfo
+from dlt.destinations.job_client_impl import SqlJobClientBase
+from dlt.pipeline.helpers import retry_schema_update
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from runtime.warehouse import data_directory, warehouse_turn
+
+Log = Callable[[str], None]
+
+
+class RunPipeline(dlt.Pipeline):
+    """A dlt pipeline that waits for its turn on the warehouse and survives the races of a first load.
+
+    `pipeline.run()` syncs, extracts, normalizes and loads; only the first and the last touch the warehouse, so
+    runs go on extracting while another one loads.
+    """
+
+    log: Log | None = None
+
+    def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
+        with warehouse_turn(self, self.log):
+            super()._sync_destination(*args, **kwargs)
+
+    def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
+        # Runs that create the same table or column at once make each other's DDL fail; dlt then applies only what
+        # is still missing. Ten attempts: with n first loads at once, one may lose n - 1 times.
+        retrying = Retrying(
+            retry=retry_if_exception(retry_schema_update()),
+            stop=stop_after_attempt(10),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            reraise=True,
+        )
+        with warehouse_turn(self, self.log):
+            return retrying(super().load, *args, **kwargs)
+
+    def drop_staging_dataset(self) -> None:
+        """Removes the staging dataset of this run, if the run made one."""
+        if not self.default_schema_name:
+            return  # nothing was extracted, nothing was staged
+        with warehouse_turn(self, self.log), self.destination_client() as client:
+            if isinstance(client, WithStagingDataset) and isinstance(client, SqlJobClientBase):
+                with client.sql_client.with_staging_dataset() as staging:
+                    if staging.dataset_name != self.dataset_name and staging.has_dataset():
+                        staging.drop_dataset()
+
+
+@contextmanager
+def run_pipeline(
+    template: dlt.Pipeline, run_id: str, step_key: str, lineage: str | None, log: Log
+) -> Iterator[RunPipeline]:
+    """Yields a copy of `template` that shares nothing with any other run, and cleans up after it.
+
+    Private are the working directory (dagster-dlt wipes it before each run, the packages of other runs included) and
+    the staging dataset (dlt truncates the common one, and with it the rows that another run is about to merge). Both
+    carry the run's id, so that a crash leaves something that can be told apart from a run that lives.
+
+    `lineage` gives the cursors of a named partition a history of their own: dlt keeps one state per pipeline name and
+    the last writer wins, so partitions that load at once would throw away each other's cursors.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
+    destination = deepcopy(template.destination)
+    suffix = f"{run_id.replace('-', '')[:12]}_{zlib.crc32(step_key.encode()):08x}"
+    destination.config_params["staging_dataset_name_layout"] = f"%s_staging_{suffix}"
+    schemas = template._schema_storage_config
+    pipeline = RunPipeline(
+        pipeline_name=_lineage_name(template.pipeline_name, lineage),
+        pipelines_dir=str(directory),
+        pipeline_salt=template.pipeline_salt,
+        destination=destination,
+        staging=deepcopy(template.staging),
+        dataset_name=template.dataset_name,
+        import_schema_path=schemas.import_schema_path or "",
+        export_schema_path=schemas.export_schema_path or "",
+        dev_mode=False,
+        progress=template.collector,
+        must_attach_to_local_pipeline=False,
+        config=template.config,
+        refresh=template.refresh,
+    )
+    pipeline.dataset_name = template.dataset_name  # a configured dataset_name_layout was applied to it already
+    pipeline.log = log
+    try:
+        yield pipeline
+        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):  # another op of the run is still at work below it
+            directory.parent.rmdir()
+    finally:
+        pipeline.deactivate()
+        pipeline.drop_staging_dataset()
+
+
+def _lineage_name(pipeline_name: str, lineage: str | None) -> str:
+    if lineage is None:
+        return pipeline_name
+    readable = re.sub(r"\W+", "_", lineage).strip("_").lower()[:40]
+    return f"{pipeline_name}__{readable}_{zlib.crc32(lineage.encode()):08x}"

@@ -1,0 +1,31 @@
+"""How a dlt resource becomes a Dagster asset."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dagster import AssetKey, AssetSpec
+from dagster_dlt import DagsterDltTranslator
+from dagster_dlt.translator import DltResourceTranslatorData
+
+
+@dataclass
+class SourceTranslator(DagsterDltTranslator):
+    """Names the assets of one source: key `[<source>, <resource>]`, group `<source>`, nothing invented upstream.
+
+    `source` is the folder's name in `dlt_sources`. The docstring of each resource becomes its description.
+    """
+
+    source: str = ""
+    owners: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
+        spec = super().get_asset_spec(data)
+        return spec.replace_attributes(
+            key=AssetKey([self.source, data.resource.name]),
+            deps=[],  # dagster-dlt would make up an upstream asset `<source>_<resource>` that nobody has
+            group_name=self.source,
+            owners=self.owners,
+            tags=self.tags,
+            kinds={*spec.kinds, self.source},
+        )
