@@ -1,0 +1,1 @@
+"""The engineering team's code location."""
