@@ -1,0 +1,57 @@
+# `make help` lists what there is. Every target does its own set-up.
+
+UV := $(shell command -v uv || echo .uv/bin/uv)
+RUN := $(UV) run --locked --no-sync
+PORT = $(or $(shell sed -n 's/^WEBSERVER_PORT=//p' .env 2>/dev/null),3000)
+STARTED = $(shell docker compose ps --quiet --status running webserver 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help up down demo dev check format test test-stack clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+up: .env ## start everything in Docker, wait until it is healthy, print the address
+	@test -n "$(STARTED)" || python3 scripts/port_is_free.py "$(PORT)"
+	docker compose up --build --detach --wait
+	@echo "Dagster is at http://127.0.0.1:$(PORT)"
+
+down: ## stop everything in Docker; the data stays
+	docker compose down
+
+demo: .venv/synced ## without Docker: load every asset from the sandbox into data/warehouse.duckdb
+	@$(RUN) python scripts/local.py demo
+
+dev: .venv/synced ## without Docker: the same system as processes, Ctrl-C ends it
+	@$(RUN) python scripts/local.py dev
+
+check: .venv/synced ## lint, types, import contracts, lock file
+	$(UV) lock --check
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(RUN) lint-imports
+
+format: .venv/synced ## let ruff mend what it can
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+test: .venv/synced ## unit and integration tests, no Docker
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack
+
+test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
+	$(RUN) pytest tests/stack
+
+clean: ## forget what `make demo` and `make dev` loaded
+	rm -rf data/dagster data/dlt data/warehouse.duckdb data/warehouse.duckdb.lock
+
+.env:
+	python3 scripts/make_env.py
+
+.venv/synced: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --locked --quiet
+	@touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet uv==0.13.9

@@ -1,0 +1,20 @@
+"""Says what to do when the UI's port is taken: `python port_is_free.py PORT`."""
+
+import socket
+import sys
+
+
+def port_is_free(port: int) -> bool:
+    """Whether nothing listens on 127.0.0.1:`port`."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def demand(port: int) -> None:
+    """Ends the process with a sentence where the port is taken."""
+    if not port_is_free(port):
+        sys.exit(f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or set WEBSERVER_PORT in .env.")
+
+
+if __name__ == "__main__":
+    demand(int(sys.argv[1]))
