@@ -1,0 +1,209 @@
+"""GitHub's limits: what a query costs, how large it may be, and how much one may ask in a while."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    Undefined,
+    get_named_type,
+    value_from_ast_untyped,
+)
+
+MAX_PAGE = 100
+MAX_NODES = 500_000
+
+
+@dataclass
+class Analysis:
+    """What a query asks for: `nodes` at most, by `requests` inner requests; `page` is the largest `first` or
+    `last` of its outermost connections."""
+
+    nodes: int = 0
+    requests: int = 0
+    page: int = 0
+    error: GraphQLError | None = None
+
+    @property
+    def cost(self) -> int:
+        """Points of the hourly limit: a hundredth of the inner requests, one at least."""
+        return max(1, math.floor(self.requests / 100 + 0.5))
+
+
+class Analyst:
+    """Walks an operation and adds up its connections, each as often as its parents may occur."""
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: dict[str, Any],
+    ) -> None:
+        self.schema, self.fragments, self.variables = schema, fragments, variables
+        self.found = Analysis()
+
+    def run(self, operation: OperationDefinitionNode) -> Analysis:
+        """The analysis of a validated operation; its `error` is the first limit that it breaks."""
+        self._walk(operation.selection_set, self.schema.query_type, 1, [], outer=True)
+        if self.found.nodes > MAX_NODES and self.found.error is None:
+            self._fail(
+                "MAX_NODE_LIMIT_EXCEEDED",
+                f"This query requests up to {self.found.nodes:,} possible nodes "
+                f"which exceeds the maximum limit of {MAX_NODES:,}.",
+            )
+        return self.found
+
+    def _fields(self, selections: SelectionSetNode, parent: Any) -> Iterator[tuple[FieldNode, Any]]:
+        """The fields of a selection with the type that each is a field of, fragments resolved."""
+        for selection in selections.selections:
+            if isinstance(selection, FieldNode):
+                yield selection, parent
+            elif isinstance(selection, FragmentSpreadNode):
+                fragment = self.fragments[selection.name.value]
+                yield from self._fields(
+                    fragment.selection_set, self.schema.type_map[fragment.type_condition.name.value]
+                )
+            elif isinstance(selection, InlineFragmentNode):
+                condition = selection.type_condition
+                on = self.schema.type_map[condition.name.value] if condition else parent
+                yield from self._fields(selection.selection_set, on)
+
+    def _walk(self, selections: SelectionSetNode, parent: Any, times: int, path: list[str], *, outer: bool) -> None:
+        for node, on in self._fields(selections, parent):
+            definition = getattr(on, "fields", {}).get(node.name.value)
+            if definition is None or node.selection_set is None:
+                continue
+            returned = get_named_type(definition.type)
+            here = [*path, node.alias.value if node.alias else node.name.value]
+            if on is self.schema.query_type and node.name.value == "nodes":
+                ids = self._argument(node, "ids")
+                self._walk(node.selection_set, returned, times * len(ids or ()), here, outer=outer)
+            elif returned.name.endswith("Connection"):
+                inner = self._connection(node, times, here, outer=outer)
+                self._walk(node.selection_set, returned, inner, here, outer=False)
+            else:
+                self._walk(node.selection_set, returned, times, here, outer=outer)
+
+    def _connection(self, node: FieldNode, times: int, path: list[str], *, outer: bool) -> int:
+        """Add up one connection; returns how often what it contains may occur."""
+        name, first, last = node.name.value, self._argument(node, "first"), self._argument(node, "last")
+        of = f"the `{name}` connection"
+        if first is None and last is None:
+            assert node.selection_set is not None
+            chosen = {field.name.value for field, _ in self._fields(node.selection_set, None)}
+            if chosen & {"nodes", "edges", "pageInfo"}:
+                message = f"You must provide a `first` or `last` value to properly paginate {of}."
+                self._fail("MISSING_PAGINATION_BOUNDARIES", message, node, path)
+            return 0
+        if first is not None and last is not None:
+            message = f"Passing both `first` and `last` to paginate {of} is not supported."
+            self._fail("INVALID_PAGINATION_BOUNDARIES", message, node, path)
+        which, count = ("first", first) if first is not None else ("last", last)
+        if count > MAX_PAGE:
+            message = f"Requesting {count} records on {of} exceeds the `{which}` limit of {MAX_PAGE} records."
+            self._fail("EXCESSIVE_PAGINATION", message, node, path)
+        if count < 0:
+            message = f"`{which}` on {of} cannot be less than zero."
+            self._fail("INVALID_PAGINATION_BOUNDARIES", message, node, path)
+            count = 0
+        self.found.requests += times
+        self.found.nodes += times * count
+        if outer:
+            self.found.page = max(self.found.page, count)
+        return int(times * count)
+
+    def _argument(self, node: FieldNode, name: str) -> Any:
+        """The value of an argument, variables resolved; None if it is absent."""
+        for argument in node.arguments:
+            if argument.name.value == name:
+                value = value_from_ast_untyped(argument.value, self.variables)
+                return None if value is Undefined else value
+        return None
+
+    def _fail(self, kind: str, message: str, node: FieldNode | None = None, path: list[str] | None = None) -> None:
+        if self.found.error is None:
+            self.found.error = GraphQLError(message, node, path=path, extensions={"type": kind})
+
+
+@dataclass
+class Budget:
+    """Points per window; the window starts with the first request in it, as GitHub's does."""
+
+    resource: str
+    limit: int
+    window: float
+    used: int = 0
+    resets_at: float = 0.0
+
+    def refresh(self) -> None:
+        """Begin a new window when the old one is over."""
+        now = time.time()
+        if now >= self.resets_at:
+            self.used, self.resets_at = 0, now + self.window
+
+    def take(self, cost: int) -> bool:
+        """Charge the cost; False, and nothing charged, when that much is not left."""
+        self.refresh()
+        if self.used + cost > self.limit:
+            return False
+        self.used += cost
+        return True
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.used)
+
+    @property
+    def reset(self) -> int:
+        """The second in which all points are there again; rounded up, so that nobody waits too short."""
+        return math.ceil(self.resets_at)
+
+    def headers(self) -> dict[str, str]:
+        """GitHub's `x-ratelimit-*`."""
+        return {
+            "x-ratelimit-limit": str(self.limit),
+            "x-ratelimit-remaining": str(self.remaining),
+            "x-ratelimit-used": str(self.used),
+            "x-ratelimit-reset": str(self.reset),
+            "x-ratelimit-resource": self.resource,
+        }
+
+    def overview(self) -> dict[str, int]:
+        """`rate-limit` of the REST API."""
+        self.refresh()
+        return {"limit": self.limit, "used": self.used, "remaining": self.remaining, "reset": self.reset}
+
+
+@dataclass
+class PerMinute:
+    """The secondary limit: points in the last sixty seconds."""
+
+    limit: int
+    _taken: deque[float] = field(default_factory=deque)
+
+    def take(self) -> bool:
+        """Count one request; False, and nothing counted, when the minute is full."""
+        now = time.monotonic()
+        while self._taken and self._taken[0] <= now - 60:
+            self._taken.popleft()
+        if len(self._taken) >= self.limit:
+            return False
+        self._taken.append(now)
+        return True
+
+    def wait(self) -> int:
+        """Seconds until there is room again."""
+        return max(1, math.ceil(self._taken[0] + 60 - time.monotonic())) if self._taken else 1

@@ -1,0 +1,134 @@
+"""The fixtures that all tests share: a running sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requests import Response, Session
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Neither the tests nor the processes they start report to anyone.
+os.environ |= {"RUNTIME__DLTHUB_TELEMETRY": "false", "DAGSTER_DISABLE_TELEMETRY": "1"}
+
+
+class Sandbox:
+    """A running sandbox server and the calls that control it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.github_url = f"{url}/github"
+        self.token = "sandbox-token"
+        self.http = Session()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a vendor wants to see."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        """A control call; a refused one fails with the server's sentence."""
+        response = self.http.request(method, f"{self.url}/_sandbox{path}", json=body, timeout=60)
+        assert response.ok, response.text
+        return response.json()
+
+    def reset(self) -> None:
+        """Data, settings, faults, limits and the log as at the start."""
+        self.control("POST", "/reset")
+
+    def settings(self, **changes: float) -> dict[str, float]:
+        """Change settings (all limits begin anew); returns them all."""
+        return dict(self.control("POST", "/settings", changes))
+
+    def fault(
+        self, kind: str, times: int | None = 1, match: dict[str, str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Queue a fault; `times=None` keeps it until `clear_faults`."""
+        return dict(self.control("POST", "/faults", {"kind": kind, "times": times, "match": match or {}, **options}))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """What is still queued."""
+        return list(self.control("GET", "/faults")["faults"])
+
+    def clear_faults(self) -> None:
+        """Remove all faults."""
+        self.control("DELETE", "/faults")
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The log of the requests to the vendors, in order of arrival."""
+        return list(self.control("GET", "/requests")["requests"])
+
+    def counts(self) -> dict[str, Any]:
+        """The log in numbers: `total`, `by_path`, `by_status`, `by_operation`, `cost`."""
+        return dict(self.control("GET", "/requests")["counts"])
+
+    def forget_requests(self) -> None:
+        """Empty the log."""
+        self.control("DELETE", "/requests")
+
+    def create_repository(self, name: str, **sizes: int) -> dict[str, Any]:
+        """A repository `sandbox/<name>` of exactly these sizes, until the reset."""
+        return dict(self.control("POST", "/github/repositories", {"name": name, **sizes}))
+
+    def change(self, kind: str, repository: str = "sandbox/handbook", **arguments: Any) -> dict[str, Any]:
+        """Change the data of a repository; returns what came of it."""
+        return dict(self.control("POST", "/github/changes", {"kind": kind, "repository": repository, **arguments}))
+
+    def graphql(self, query: str, variables: dict[str, Any] | None = None) -> Response:
+        """A GraphQL request to the GitHub part, with the token."""
+        body = {"query": query, "variables": variables or {}}
+        return self.http.post(f"{self.github_url}/graphql", json=body, headers=self.headers, timeout=60)
+
+    def get(self, path: str, **options: Any) -> Response:
+        """A REST request to the GitHub part, with the token."""
+        headers = self.headers | options.pop("headers", {})
+        return self.http.get(f"{self.github_url}{path}", headers=headers, timeout=60, **options)
+
+
+Start = Callable[..., Sandbox]
+
+
+@contextmanager
+def running_sandbox(*arguments: str, **env: str) -> Iterator[Sandbox]:
+    """A server on a free port, ready once it says where it listens; ended with the block."""
+    command = [sys.executable, "-m", "sandbox", "--port", "0", *arguments]
+    environment = {**os.environ, **env}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "http://" in line, f"the sandbox did not start: {line!r}"
+        server = Sandbox(line.split()[-1])
+        try:
+            yield server
+        finally:
+            server.http.close()
+            process.terminate()
+            process.wait(timeout=10)
+
+
+@pytest.fixture
+def start_sandbox() -> Iterator[Start]:
+    """Start further servers: `start_sandbox("--seed", "2", SANDBOX_GITHUB_ARCHIVES=...)`."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **env: stack.enter_context(running_sandbox(*arguments, **env))
+
+
+@pytest.fixture(scope="session")
+def sandbox_server() -> Iterator[Sandbox]:
+    """One server for the whole session (with xdist: for each worker)."""
+    with running_sandbox() as server:
+        yield server
+
+
+@pytest.fixture
+def sandbox(sandbox_server: Sandbox) -> Sandbox:
+    """The server as if it had just started."""
+    sandbox_server.reset()
+    return sandbox_server
