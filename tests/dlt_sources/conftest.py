@@ -1,0 +1,86 @@
+"""A warehouse for the source under test, and an environment that holds what it needs and nothing else."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pytest
+from dlt.extract import DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from dlt_sources.http import SourceError
+from tests.conftest import Sandbox
+
+
+class Warehouse:
+    """A DuckDB file and the one pipeline that loads into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pipeline = self.fresh_pipeline("pipelines")
+
+    def fresh_pipeline(self, pipelines_dir: str) -> dlt.Pipeline:
+        """The pipeline as a machine sees it that has never run it."""
+        return dlt.pipeline(
+            "github",
+            destination=dlt.destinations.duckdb(str(self.folder / "warehouse.duckdb")),
+            dataset_name="raw_github",
+            pipelines_dir=str(self.folder / pipelines_dir),
+        )
+
+    def load(self, *sources: DltSource) -> dict[str, int]:
+        """Run a load; the number of rows it brought into each table."""
+        self.pipeline.run(list(sources), loader_file_format="parquet")
+        trace = self.pipeline.last_trace
+        assert trace is not None
+        assert trace.last_normalize_info is not None
+        counts = trace.last_normalize_info.row_counts
+        return {table: rows for table, rows in counts.items() if not table.startswith("_dlt")}
+
+    def extract(self, *sources: DltSource) -> dict[str, int]:
+        """Read only, which is what moves the cursors; the number of rows of each table, without children."""
+        info = self.pipeline.extract(list(sources), loader_file_format="parquet")
+        steps = (step for steps in info.metrics.values() for step in steps)
+        counts = {table: found.items_count for step in steps for table, found in step["table_metrics"].items()}
+        return {table: rows for table, rows in counts.items() if rows and not table.startswith("_dlt")}
+
+    def refused(self, source: DltSource) -> SourceError:
+        """Run a load that has to fail in extraction; the cause, with its sentence."""
+        with pytest.raises(PipelineStepFailed) as failure:
+            self.load(source)
+        cause = failure.value.__cause__
+        assert isinstance(cause, SourceError), repr(cause)
+        return cause
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.pipeline.sql_client() as client:
+            return [tuple(row) for row in client.execute_sql(sql) or ()]
+
+    def value(self, sql: str) -> Any:
+        return self.rows(sql)[0][0]
+
+    def columns(self, table: str) -> dict[str, str]:
+        """Names and types as the database has them, without dlt's own."""
+        found = self.rows(
+            "SELECT column_name, data_type FROM information_schema.columns "
+            f"WHERE table_schema = 'raw_github' AND table_name = '{table}' ORDER BY ordinal_position"
+        )
+        return {name: kind for name, kind in found if not name.startswith("_dlt")}
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
+    warehouse = Warehouse(tmp_path)
+    yield warehouse
+    dlt.pipeline().deactivate()  # whichever is active now
+
+
+@pytest.fixture
+def github(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the GitHub that the source reads, with little patience."""
+    monkeypatch.setenv("SOURCES__GITHUB__ACCESS_TOKEN", sandbox.token)
+    monkeypatch.setenv("SOURCES__GITHUB__API_BASE_URL", sandbox.github_url)
+    monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    return sandbox
