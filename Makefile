@@ -12,7 +12,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 up: .env ## start everything in Docker, wait until it is healthy, print the address
-	@test -n "$(STARTED)" || python3 scripts/port_is_free.py "$(PORT)"
+	@test -n "$(STARTED)" || python3 -m scripts.port_is_free "$(PORT)"
 	docker compose up --build --detach --wait
 	@echo "Dagster is at http://127.0.0.1:$(PORT)"
 
@@ -20,10 +20,10 @@ down: ## stop everything in Docker; the data stays
 	docker compose down
 
 demo: .venv/synced ## without Docker: load every asset from the sandbox into data/warehouse.duckdb
-	@$(RUN) python scripts/local.py demo
+	@$(RUN) python -m scripts.local demo
 
 dev: .venv/synced ## without Docker: the same system as processes, Ctrl-C ends it
-	@$(RUN) python scripts/local.py dev
+	@$(RUN) python -m scripts.local dev
 
 check: .venv/synced ## lint, types, import contracts, lock file
 	$(UV) lock --check
@@ -46,10 +46,10 @@ clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/warehouse.duckdb data/warehouse.duckdb.lock
 
 .env:
-	python3 scripts/make_env.py
+	python3 -m scripts.make_env
 
 .venv/synced: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --locked --quiet
+	$(UV) sync --locked --quiet --compile-bytecode
 	@touch $@
 
 .uv/bin/uv:

@@ -37,11 +37,12 @@ class IsolatedDltResource(DagsterDltResource):
         dagster_dlt_translator: DagsterDltTranslator,
         **kwargs: Any,
     ) -> Iterator[DltEventType]:
+        op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
         with run_pipeline(
             dlt_pipeline,
-            run_id=context.run_id,
-            step_key=str(context.op_handle).replace(".", "_"),
-            lineage=named_partition(context),
+            run_id=op.run.run_id,
+            step_key=str(op.op_handle).replace(".", "_"),
+            lineage=named_partition(op),
             log=context.log.info,
         ) as pipeline:
             # The source is shared by all runs of the process; dlt writes what it infers into a source's schema.
@@ -54,7 +55,7 @@ class IsolatedDltResource(DagsterDltResource):
         return resource_metadata(resource, load_info, dlt_pipeline)
 
 
-def named_partition(context: Context) -> str | None:
+def named_partition(context: OpExecutionContext) -> str | None:
     """The part of the run's partition key that is not a time window, or None.
 
     A time window bounds what is read and leaves cursors alone; a name selects another history.

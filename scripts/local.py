@@ -13,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import port_is_free
 import yaml
 from dotenv import dotenv_values
+
+from scripts import port_is_free
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, Definitions
@@ -32,7 +33,7 @@ def main() -> int:
         return demo()
     if command == "dev":
         return dev()
-    sys.exit("usage: python scripts/local.py demo|dev")
+    sys.exit("usage: python -m scripts.local demo|dev")
 
 
 def demo() -> int:

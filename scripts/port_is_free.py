@@ -1,4 +1,4 @@
-"""Says what to do when the UI's port is taken: `python port_is_free.py PORT`."""
+"""Says what to do when the UI's port is taken: `python -m scripts.port_is_free PORT`."""
 
 import socket
 import sys

@@ -1,0 +1,110 @@
+"""A load through the resource `dlt`: what arrives, what is left behind, what the catalogue says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from runtime import IsolatedDltResource
+from tests.runtime.colours import PARTS, THINGS, colours_assets, load
+from tests.runtime.conftest import Warehouse
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
+    [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(["colours", asset])]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def test_a_load_brings_rows_and_children_and_leaves_nothing_else(warehouse: Warehouse, tmp_path: Path) -> None:
+    result = load("red")
+
+    assert result.success
+    assert warehouse.rows("SELECT count(*), count(DISTINCT id) FROM things WHERE colour = 'red'") == [(THINGS, THINGS)]
+    assert warehouse.rows("SELECT count(*) FROM things__parts") == [(THINGS * PARTS,)]
+    assert warehouse.datasets() == {"raw_colours"}  # no staging dataset
+    assert list((tmp_path / "dlt" / "runs").iterdir()) == []  # no working directory
+
+
+def test_the_catalogue_tells_rows_columns_and_the_real_name(warehouse: Warehouse) -> None:
+    things = metadata(load("red"), "things")
+
+    assert things["rows_loaded"] == THINGS
+    assert things["rows_loaded/things__parts"] == THINGS * PARTS
+    assert str(things["dagster/table_name"]).endswith(".raw_colours.things")
+    assert str(things["dagster/table_name"]).count(".") == 2
+    schema = things["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    columns = {column.name: column for column in schema.columns}
+    assert columns["id"].type == "bigint"
+    assert "primary_key" in columns["id"].constraints.other
+    load_ids = things["load_ids"]
+    assert isinstance(load_ids, list)
+    assert warehouse.rows("SELECT load_id FROM _dlt_loads WHERE status = 0") == [(load_ids[0],)]
+
+
+def test_an_empty_load_is_a_success_with_no_rows(warehouse: Warehouse) -> None:
+    result = load("none")
+
+    assert result.success
+    assert metadata(result, "things")["rows_loaded"] == 0
+
+
+def test_loading_again_in_the_same_process_changes_no_row(warehouse: Warehouse) -> None:
+    load("red")
+    again = load("red")
+
+    assert metadata(again, "things")["rows_loaded"] == THINGS
+    assert warehouse.rows("SELECT count(*) FROM things") == [(THINGS,)]
+
+
+def test_each_partition_keeps_its_own_cursor(warehouse: Warehouse) -> None:
+    for colour in ("red", "green", "red", "green", "red"):
+        load(colour)
+
+    visits = warehouse.rows("SELECT colour, max(visit) FROM visits GROUP BY colour ORDER BY colour")
+    assert visits == [("green", 2), ("red", 3)]
+
+
+def test_a_subset_loads_only_what_was_selected(warehouse: Warehouse) -> None:
+    assets = colours_assets()
+    result = dg.materialize(
+        [assets],
+        selection=[dg.AssetKey(["colours", "visits"])],
+        partition_key="red",
+        resources={"dlt": IsolatedDltResource()},
+    )
+
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == [
+        dg.AssetKey(["colours", "visits"])
+    ]
+    assert warehouse.rows("SELECT count(*) FROM visits") == [(1,)]
+
+
+def test_a_failed_load_changes_nothing_and_keeps_its_files(warehouse: Warehouse, tmp_path: Path) -> None:
+    load("red")
+    with pytest.raises(Exception, match="the paint has run out"):
+        load("rusty")
+
+    assert warehouse.rows("SELECT DISTINCT colour FROM things") == [("red",)]
+    assert warehouse.datasets() == {"raw_colours"}
+    assert len(list((tmp_path / "dlt" / "runs").iterdir())) == 1  # to look at; see the README
+
+
+def test_partitions_load_at_once_into_an_empty_warehouse(warehouse: Warehouse) -> None:
+    colours = ["red", "green", "blue", "black", "white", "grey"]
+    command = [sys.executable, "-m", "tests.runtime.colours"]
+    for _ in range(2):
+        runs = [subprocess.Popen([*command, c], stderr=subprocess.PIPE, text=True) for c in colours]
+        for run in runs:
+            _, errors = run.communicate(timeout=100)
+            assert run.returncode == 0, errors[-3000:]
+
+    loaded = warehouse.rows("SELECT colour, count(*), count(DISTINCT id) FROM things GROUP BY colour ORDER BY colour")
+    assert loaded == [(colour, THINGS, THINGS) for colour in sorted(colours)]
+    assert warehouse.rows("SELECT count(*) FROM things__parts") == [(len(colours) * THINGS * PARTS,)]
+    assert warehouse.rows("SELECT colour, max(visit) FROM visits GROUP BY colour ORDER BY colour") == [
+        (colour, 2) for colour in sorted(colours)
+    ]
+    assert warehouse.datasets() == {"raw_colours"}

@@ -1,0 +1,186 @@
+"""The real thing: `docker compose up` in a project of its own, from nothing, and down again."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "dagster-dlt-test"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "stack" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(600))
+
+
+class Stack:
+    """A compose project with settings of its own, driven as a user would: compose commands and the UI's API."""
+
+    def __init__(self, folder: Path, project: str = PROJECT, **settings: str) -> None:
+        self.project = project
+        self.env_file = folder / ".env"
+        self.port = free_port()
+        example = (ROOT / ".env.example").read_text()
+        example = re.sub(r"CHANGEME[\w-]*", lambda _: secrets.token_hex(8), example)
+        for name, value in {"WEBSERVER_PORT": str(self.port), **settings}.items():
+            example, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", example, flags=re.MULTILINE)
+            assert found, f"{name} is not in .env.example"
+        self.env_file.write_text(example)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `docker compose …` on this project; what it says is shown where it fails."""
+        command = ["docker", "compose", "--project-name", self.project, "--env-file", str(self.env_file), *arguments]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SOURCES__", "COMPOSE_"))}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert not check or result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def up(self, *services: str) -> None:
+        self.compose("up", "--build", "--detach", "--wait", *services)
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+    def containers(self) -> list[str]:
+        return self.compose("ps", "--all", "--quiet").stdout.split()
+
+    def set(self, name: str, value: str) -> None:
+        """Edits `.env`, as a user does."""
+        text, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", self.env_file.read_text(), flags=re.MULTILINE)
+        assert found, name
+        self.env_file.write_text(text)
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def locations(self) -> dict[str, str]:
+        """Location → `loaded`, or its error. The only health check that tells the truth from end to end."""
+        entries = self.graphql(
+            """{ workspaceOrError { ... on Workspace { locationEntries { name
+                 locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+        )["workspaceOrError"]["locationEntries"]
+        return {
+            entry["name"]: "loaded"
+            if (found := entry["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
+            else found.get("message", "loading")
+            for entry in entries
+        }
+
+    def reload(self, location: str) -> None:
+        mutation = "mutation($n: String!) { reloadRepositoryLocation(repositoryLocationName: $n) { __typename } }"
+        self.graphql(mutation, n=location)
+
+    def assets(self) -> list[list[str]]:
+        nodes = self.graphql("{ assetNodes { assetKey { path } isMaterializable } }")["assetNodes"]
+        return [node["assetKey"]["path"] for node in nodes if node["isMaterializable"]]
+
+    def backfill(
+        self, assets: list[list[str]], partitions: list[str] | None = None, timeout: float = 240
+    ) -> list[dict[str, Any]]:
+        """Materialises partitions (None: all) through the daemon and its queue; returns the runs that ended."""
+        launched = self.graphql(
+            """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+                 __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
+            p={
+                "assetSelection": [{"path": path} for path in assets],
+                "partitionNames": partitions,
+                "allPartitions": partitions is None,
+            },
+        )["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        query = """query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {
+                     status error { message } runs { runId status } } } }"""
+
+        def ended() -> Any:
+            found = self.graphql(query, b=launched["backfillId"])["partitionBackfillOrError"]
+            return found if found["status"] not in ("REQUESTED", "CANCELING", "FAILING") else None
+
+        found = wait_for(ended, timeout, "the backfill to end")
+        runs: list[dict[str, Any]] = found["runs"]
+        return runs
+
+    def events(self, run_id: str) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = self.graphql(
+            """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events { __typename
+                 ... on MessageEvent { message stepKey }
+                 ... on ExecutionStepFailureEvent { error { message causes { message } } }
+                 ... on LogsCapturedEvent { fileKey } } } } }""",
+            r=run_id,
+        )["logsForRun"]["events"]
+        return events
+
+    def failures(self, run_id: str) -> str:
+        """What a failed run's log says, causes included."""
+        lines = []
+        for event in self.events(run_id):
+            if error := event.get("error"):
+                lines += [error["message"], *(cause["message"] for cause in error["causes"])]
+        return "\n".join(lines)
+
+    def captured_logs(self, run_id: str) -> str:
+        """What the run printed, as the UI shows it."""
+        keys = [event["fileKey"] for event in self.events(run_id) if event["__typename"] == "LogsCapturedEvent"]
+        assert keys, "the run captured no logs"
+        logs = self.graphql(
+            "query($k: [String!]!) { capturedLogs(logKey: $k) { stdout stderr } }", k=[run_id, "compute_logs", keys[0]]
+        )["capturedLogs"]
+        return f"{logs['stdout'] or ''}{logs['stderr'] or ''}"
+
+    def rows(self, sql: str) -> list[list[str]]:
+        """The rows of a query in the warehouse."""
+        command = ["psql", "-U", "loader", "warehouse", "--tuples-only", "--no-align", "--command", sql]
+        output = self.compose("exec", "-T", "warehouse", *command).stdout
+        return [line.split("|") for line in output.splitlines() if line]
+
+
+def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
+    deadline = time.monotonic() + timeout
+    last: Any = None
+    while time.monotonic() < deadline:
+        try:
+            if last := condition():
+                return last
+        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            last = error
+        time.sleep(1)
+    raise AssertionError(f"waited {timeout:.0f} s for {what}; last: {last}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack as .env.example has it, up from nothing; `down` must leave nothing."""
+    assert shutil.which("docker"), "make test-stack needs Docker with Compose"
+    stack = Stack(tmp_path_factory.mktemp("stack"))
+    stack.down()
+    stack.up()
+    yield stack
+    stack.down()
+    assert stack.containers() == []

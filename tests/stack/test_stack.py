@@ -1,0 +1,106 @@
+"""`docker compose up` from nothing: everything loads, everything materialises, and it survives a restart."""
+
+import pytest
+
+from tests.stack.conftest import Stack, wait_for
+
+REPOSITORIES = ["sandbox/handbook", "sandbox/website", "sandbox/engine", "sandbox/empty"]
+ENGINEERING = ["issues", "pull_requests", "repo_events", "stargazers"]
+
+
+@pytest.fixture(scope="module")
+def loaded(stack: Stack) -> list[str]:
+    """All assets of all partitions, materialised once. Returns the run ids."""
+    wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 60, "every location to load")
+    assert sorted(path[-1] for path in stack.assets()) == ENGINEERING
+    runs = stack.backfill(stack.assets())
+    assert [run["status"] for run in runs] == ["SUCCESS"] * len(REPOSITORIES), [
+        stack.failures(run["runId"]) for run in runs
+    ]
+    return [run["runId"] for run in runs]
+
+
+def test_all_partitions_of_all_assets_arrive_in_the_warehouse(stack: Stack, loaded: list[str]) -> None:
+    counts = "SELECT repository_name, count(*), count(DISTINCT number) FROM raw_github.{} GROUP BY 1 ORDER BY 1"
+
+    assert stack.rows(counts.format("issues")) == [
+        ["engine", "5000", "5000"],
+        ["handbook", "130", "130"],
+        ["website", "300", "300"],
+    ]
+    assert stack.rows(counts.format("pull_requests")) == [
+        ["engine", "800", "800"],
+        ["handbook", "60", "60"],
+        ["website", "200", "200"],
+    ]
+    [[wrong]] = stack.rows(
+        "SELECT count(*) FROM raw_github.issues i WHERE comments_total_count <> "
+        "(SELECT count(*) FROM raw_github.issues__comments c WHERE c._dlt_parent_id = i._dlt_id)"
+    )
+    assert wrong == "0"
+
+
+def test_no_staging_dataset_is_left(stack: Stack, loaded: list[str]) -> None:
+    datasets = stack.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'raw%'")
+
+    assert datasets == [["raw_github"]]
+
+
+def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
+    query = """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events {
+                 ... on AssetCheckEvaluationEvent { evaluation { checkName success } } } } } }"""
+    checks = [
+        event["evaluation"] for run in loaded for event in stack.graphql(query, r=run)["logsForRun"]["events"] if event
+    ]
+
+    assert {check["checkName"] for check in checks} == {"primary_key_is_unique", "rows_match_github"}
+    assert all(check["success"] for check in checks), checks
+
+
+def test_a_second_load_brings_nothing_new(stack: Stack, loaded: list[str]) -> None:
+    everything = "SELECT md5(string_agg(i::text, '' ORDER BY repository_name, number)) FROM raw_github.issues i"
+    before = stack.rows(everything)
+    [run] = stack.backfill(stack.assets(), ["sandbox/handbook"])
+
+    assert run["status"] == "SUCCESS"
+    assert stack.rows(everything) == before
+
+
+def test_what_a_run_prints_can_be_read_in_the_ui(stack: Stack, loaded: list[str]) -> None:
+    assert "STEP_SUCCESS" in stack.captured_logs(loaded[0])
+
+
+def test_a_restart_keeps_everything(stack: Stack, loaded: list[str]) -> None:
+    stack.compose("restart")
+    wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 90, "every location to load again")
+
+    assert stack.events(loaded[0])
+    assert "STEP_SUCCESS" in stack.captured_logs(loaded[0])
+    assert stack.rows("SELECT count(*) FROM raw_github.issues") == [["5430"]]
+    [run] = stack.backfill(stack.assets(), ["sandbox/empty"])
+    assert run["status"] == "SUCCESS", stack.failures(run["runId"])
+
+
+@pytest.mark.parametrize("service", ["sandbox", "warehouse"])
+@pytest.mark.parametrize(("host", "port"), [("postgres", 5432), ("engineering", 4000), ("webserver", 3000)])
+def test_who_need_not_reach_dagster_cannot(stack: Stack, service: str, host: str, port: int) -> None:
+    attempt = stack.compose("exec", "-T", service, "bash", "-c", f"exec 3<>/dev/tcp/{host}/{port}", check=False)
+
+    assert attempt.returncode != 0
+    assert "refused" in attempt.stderr or "resol" in attempt.stderr, attempt.stderr
+
+
+@pytest.mark.parametrize("service", ["postgres", "warehouse", "webserver", "daemon", "engineering", "sandbox"])
+def test_nobody_is_root_and_nobody_writes_outside_the_volumes(stack: Stack, service: str) -> None:
+    user = stack.compose("exec", "-T", service, "id", "-u").stdout.strip()
+    attempt = stack.compose("exec", "-T", service, "touch", "/etc/written", check=False)
+
+    assert user in ("999", "10001")
+    assert "Read-only file system" in attempt.stderr
+
+
+def test_secrets_are_only_where_they_are_needed(stack: Stack) -> None:
+    for service in ("postgres", "warehouse", "webserver", "daemon", "sandbox"):
+        environment = stack.compose("exec", "-T", service, "env").stdout
+        assert "ACCESS_TOKEN" not in environment, service
+        assert service == "warehouse" or "DESTINATION__" not in environment, service
