@@ -6,6 +6,7 @@ from typing import Any
 import dlt
 from dagster import (
     AssetExecutionContext,
+    Failure,
     MultiPartitionKey,
     MultiPartitionsDefinition,
     OpExecutionContext,
@@ -16,6 +17,7 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.pipeline import LoadInfo
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.metadata import resource_metadata
 from runtime.pipeline import run_pipeline
@@ -46,7 +48,11 @@ class IsolatedDltResource(DagsterDltResource):
             log=context.log.info,
         ) as pipeline:
             # The source is shared by all runs of the process; dlt writes what it infers into a source's schema.
-            yield from super()._run(context, dlt_source.clone(), pipeline, dagster_dlt_translator, **kwargs)
+            try:
+                yield from super()._run(context, dlt_source.clone(), pipeline, dagster_dlt_translator, **kwargs)
+            except PipelineStepFailed as error:
+                # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
+                raise Failure(f"{error.step} failed: {error.exception}") from error
 
     def extract_resource_metadata(
         self, context: Context, resource: DltResource, load_info: LoadInfo, dlt_pipeline: dlt.Pipeline

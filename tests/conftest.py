@@ -14,6 +14,7 @@ import pytest
 from requests import Response, Session
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDED = Path(os.environ.get("CONTRACTS_DIR", "/nowhere")).parent / "recorded" / "tlswg-tls13-spec.json"
 
 # Neither the tests nor the processes they start report to anyone.
 os.environ |= {"RUNTIME__DLTHUB_TELEMETRY": "false", "DAGSTER_DISABLE_TELEMETRY": "1"}

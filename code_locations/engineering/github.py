@@ -132,10 +132,10 @@ def _rows_that_lack(pipeline: dlt.Pipeline, table: str, child: str) -> int:
 
 
 @dg.schedule(cron_schedule="7 */6 * * *", target=dg.AssetSelection.groups("github"))
-def github_every_six_hours() -> Iterator[dg.RunRequest]:
+def github_every_six_hours(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
     """Loads what changed, all repositories. Off until you switch it on."""
     for repository in repositories.get_partition_keys():
-        yield dg.RunRequest(partition_key=repository)
+        yield dg.RunRequest(run_key=f"{context.scheduled_execution_time}:{repository}", partition_key=repository)
 
 
 defs = dg.Definitions(

@@ -1,0 +1,207 @@
+"""The engineering location on the sandbox: what arrives, and what a user reads when a setting is wrong."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from tests.conftest import RECORDED, ROOT, Sandbox, Start
+
+SCRIPT = """
+import json, sys
+from code_locations.engineering.definitions import defs
+job = defs.resolve_implicit_global_asset_job_def()
+result = job.execute_in_process(partition_key=sys.argv[1], raise_on_error=False)
+print(json.dumps({
+    "success": result.success,
+    "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
+    "checks": {f"{c.asset_key.path[-1]}.{c.check_name}": c.passed for c in result.get_asset_check_evaluations()},
+}))
+"""
+
+
+class Location:
+    """The location in a process of its own, as a run has it: its settings are read at import."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.database = folder / "warehouse.duckdb"
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+            "DLT_DATA_DIR": str(folder / "dlt"),
+            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
+            "GITHUB_REPOSITORIES": "sandbox/handbook,sandbox/empty",
+            "SOURCES__GITHUB__ACCESS_TOKEN": sandbox.token,
+            "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url,
+        }
+
+    def python(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **settings}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+    def load(self, partition: str, **settings: str) -> dict[str, Any]:
+        process = self.python("-c", SCRIPT, partition, **settings)
+        assert process.returncode == 0, process.stderr
+        report: dict[str, Any] = json.loads(process.stdout)
+        return report
+
+    def count(self, table: str) -> int:
+        with duckdb.connect(str(self.database), read_only=True) as connection:
+            [(rows,)] = connection.sql(f"SELECT count(*) FROM raw_github.{table}").fetchall()
+        return int(rows)
+
+
+@pytest.fixture
+def location(tmp_path: Path, sandbox: Sandbox) -> Location:
+    return Location(tmp_path, sandbox)
+
+
+def test_a_repository_loads_with_all_checks_passed(location: Location) -> None:
+    report = location.load("sandbox/handbook")
+
+    assert report["success"], report["failures"]
+    assert report["checks"] == {
+        f"{asset}.{check}": True
+        for asset, checks in {
+            "issues": ("primary_key_is_unique", "rows_match_github"),
+            "pull_requests": ("primary_key_is_unique", "rows_match_github"),
+            "stargazers": ("primary_key_is_unique", "rows_match_github"),
+            "repo_events": ("primary_key_is_unique",),
+        }.items()
+        for check in checks
+    }
+    assert (location.count("issues"), location.count("pull_requests")) == (130, 60)
+
+
+def test_an_empty_repository_loads_too(location: Location) -> None:
+    report = location.load("sandbox/empty")
+
+    assert report["success"], report["failures"]
+    assert all(report["checks"].values())
+
+
+@pytest.mark.parametrize(
+    ("damage", "failed"),
+    [
+        ("DELETE FROM issues WHERE number = (SELECT min(number) FROM issues)", "issues.rows_match_github"),
+        ("DELETE FROM issues__comments WHERE _dlt_list_idx = 0", "issues.rows_match_github"),
+        ("INSERT INTO issues SELECT * FROM issues LIMIT 1", "issues.primary_key_is_unique"),
+        ("INSERT INTO stargazers SELECT * FROM stargazers LIMIT 1", "stargazers.primary_key_is_unique"),
+    ],
+)
+def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
+    location.load("sandbox/handbook")
+    with duckdb.connect(str(location.database)) as connection:
+        connection.execute("SET schema = 'raw_github'")
+        connection.execute(damage)
+    checks = location.load("sandbox/handbook")["checks"]
+
+    assert not checks.pop(failed)
+    assert all(checks.values())
+
+
+@pytest.mark.parametrize(
+    ("partition", "settings", "sentence"),
+    [
+        (
+            "sandbox/handbook",
+            {"SOURCES__GITHUB__ACCESS_TOKEN": ""},
+            "SOURCES__GITHUB__ACCESS_TOKEN is missing or empty: set it to read from GitHub.",
+        ),
+        ("sandbox/handbook", {"SOURCES__GITHUB__ACCESS_TOKEN": "wrong"}, "check SOURCES__GITHUB__ACCESS_TOKEN"),
+        (
+            "sandbox/nowhere",
+            {"GITHUB_REPOSITORIES": "sandbox/nowhere"},
+            "or hides it: check",
+        ),
+        (
+            "sandbox/handbook",
+            {
+                "WAREHOUSE": "postgres",
+                "DESTINATION__POSTGRES__CREDENTIALS": "postgresql://loader:canary-7f3a@127.0.0.1:1/warehouse",
+            },
+            "Connection refused",
+        ),
+    ],
+)
+def test_a_run_says_what_to_change(location: Location, partition: str, settings: dict[str, str], sentence: str) -> None:
+    report = location.load(partition, **settings)
+
+    assert not report["success"]
+    for failure in report["failures"]:
+        assert sentence in failure.partition("Stack Trace")[0]
+        assert "canary" not in failure
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"GITHUB_REPOSITORIES": ""}, "Wrong here: empty."),
+        ({"GITHUB_REPOSITORIES": "dlt"}, "must be a comma-separated list of owner/name"),
+        ({"GITHUB_REPOSITORIES": "a/b,c d/e"}, "Wrong here: c d/e."),
+        ({"GITHUB_REPOSITORIES": "a/b, A/B"}, "Wrong here: a name twice."),
+        ({"WAREHOUSE": "oracel"}, "WAREHOUSE=oracel is not a destination that dlt knows. Set it to duckdb, postgres"),
+    ],
+)
+def test_a_location_that_cannot_load_says_what_to_change(
+    location: Location, settings: dict[str, str], sentence: str
+) -> None:
+    process = location.python("-c", "import code_locations.engineering.definitions", **settings)
+
+    assert process.returncode == 1
+    assert sentence in process.stderr.strip().splitlines()[-1]
+
+
+def test_importing_needs_no_secret_no_network_and_no_warehouse(location: Location) -> None:
+    settings = {
+        "SOURCES__GITHUB__ACCESS_TOKEN": "",
+        "SOURCES__GITHUB__API_BASE_URL": "http://127.0.0.1:1",
+        "WAREHOUSE": "postgres",
+    }
+    process = location.python("-W", "error", "-c", "import code_locations.engineering.definitions", **settings)
+
+    # dagster's own use of pydantic warns at import
+    assert process.returncode == 0 or "DeprecatedSince20" in process.stderr, process.stderr
+
+
+def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORIES", "a/b,c/d")
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
+    from code_locations.engineering.definitions import defs
+
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert set(specs) == {f"github/{name}" for name in ("issues", "pull_requests", "stargazers", "repo_events")}
+    for spec in specs.values():
+        assert spec.description
+        assert spec.group_name == "github"
+        assert spec.owners == ["team:engineering"]
+        assert {"dlt", "github", "duckdb"} <= spec.kinds
+        assert list(spec.deps) == []
+    schedule = defs.resolve_schedule_def("github_every_six_hours")
+    with dg.instance_for_test() as instance:
+        tick = datetime(2026, 1, 1, tzinfo=UTC)
+        context = dg.build_schedule_context(instance, tick, repository_def=defs.get_repository_def())
+        requests = schedule.evaluate_tick(context).run_requests
+    assert requests is not None
+    assert [request.partition_key for request in requests] == ["a/b", "c/d"]
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="CONTRACTS_DIR has no neighbour recorded/")
+def test_a_real_repository_arrives_whole(location: Location, start_sandbox: Start) -> None:
+    sandbox = start_sandbox(SANDBOX_GITHUB_ARCHIVES=str(RECORDED))
+    settings = {"GITHUB_REPOSITORIES": "tlswg/tls13-spec", "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url}
+    report = location.load("tlswg/tls13-spec", **settings)
+
+    assert report["success"], report["failures"]
+    assert all(report["checks"].values())
+    assert (location.count("issues"), location.count("pull_requests")) == (446, 998)
+    assert location.count("issues__comments") + location.count("pull_requests__comments") == 2_363
