@@ -21,6 +21,10 @@ class SourceTranslator(DagsterDltTranslator):
 
     def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
         spec = super().get_asset_spec(data)
+        metadata = dict(spec.metadata)
+        metadata.pop("dagster/table_name", None)  # dagster-dlt's lacks the dataset, or names a table that never is
+        if data.pipeline and isinstance(data.resource.table_name, str):
+            metadata["dagster/table_name"] = f"{data.pipeline.dataset_name}.{data.resource.table_name}"
         return spec.replace_attributes(
             key=AssetKey([self.source, data.resource.name]),
             deps=[],  # dagster-dlt would make up an upstream asset `<source>_<resource>` that nobody has
@@ -28,4 +32,5 @@ class SourceTranslator(DagsterDltTranslator):
             owners=self.owners,
             tags=self.tags,
             kinds={*spec.kinds, self.source},
+            metadata=metadata,
         )

@@ -2,7 +2,7 @@
 
 from dagster import Definitions
 
-import runtime
 from code_locations.engineering import github
+from runtime import location
 
-defs = Definitions.merge(runtime.defs, github.defs)
+defs = Definitions.merge(location.defs, github.defs)

@@ -11,9 +11,9 @@ from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.github import github_reactions, github_repo_events, github_stargazers, github_totals
-from runtime import SourceTranslator, warehouse_pipeline
 from runtime.checks import pipeline_and_schema, primary_key_checks
-from runtime.warehouse import count
+from runtime.translator import SourceTranslator
+from runtime.warehouse import count, warehouse_pipeline
 
 DATASET = "raw_github"
 

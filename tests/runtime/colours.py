@@ -12,7 +12,9 @@ import dlt
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
-from runtime import IsolatedDltResource, SourceTranslator, warehouse_pipeline
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
 
 COLOURS = ["red", "green", "blue", "black", "white", "grey", "rusty", "none"]  # rusty fails, none is empty
 THINGS = 50

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from runtime import IsolatedDltResource
+from runtime.resource import IsolatedDltResource
 from tests.runtime.colours import PARTS, THINGS, colours_assets, load
 from tests.runtime.conftest import Warehouse
 

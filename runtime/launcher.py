@@ -1,0 +1,75 @@
+"""Starts runs in the container of their location, and notices when one has died there. The host runs it: no dlt."""
+
+import json
+import time
+
+from dagster import DagsterRun, DefaultRunLauncher
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import ConfigurableClassData, deserialize_value
+
+# A location that answers nobody for so long is taken to be gone, with the runs in its container. Longer than a deploy.
+UNREACHABLE_SECONDS = 300
+ANSWER_SECONDS = 10
+
+
+class LocationRunLauncher(DefaultRunLauncher):
+    """Dagster's default launcher, with the health check that it lacks.
+
+    A run is a process of its location's gRPC server. Restart the container and the process is gone, but nobody tells
+    Dagster: the run stays STARTED for ever. The new server can be asked whether it executes the run; if it does
+    not, run monitoring marks the run as failed, and run retries start it again.
+    """
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        self._unreachable_since: dict[str, float] = {}
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the run's process still lives. Asked by run monitoring, once per interval and started run."""
+        if GRPC_INFO_TAG not in run.tags:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)  # not launched yet
+        try:
+            executing = self._is_executing(run)
+        except DagsterUserCodeUnreachableError:
+            return self._unreachable(run)
+        self._unreachable_since.pop(run.run_id, None)
+        if executing:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(
+            WorkerStatus.FAILED,
+            f"The process of this run is gone: the location {_location(run)} was restarted, or the process was killed",
+        )
+
+    def _is_executing(self, run: DagsterRun) -> bool:
+        address = json.loads(run.tags[GRPC_INFO_TAG])
+        client = DagsterGrpcClient(
+            host=address.get("host"),
+            port=address.get("port"),
+            socket=address.get("socket"),
+            use_ssl=address.get("use_ssl", False),
+        )
+        answer = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=ANSWER_SECONDS)
+        return deserialize_value(answer, CanCancelExecutionResult).can_cancel
+
+    def _unreachable(self, run: DagsterRun) -> CheckRunHealthResult:
+        """A server that is away for a moment may still be executing; one that stays away is not."""
+        since = self._unreachable_since.setdefault(run.run_id, time.monotonic())
+        if time.monotonic() - since < UNREACHABLE_SECONDS:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(
+            WorkerStatus.FAILED,
+            f"The location {_location(run)} of this run has been unreachable for {UNREACHABLE_SECONDS} s",
+        )
+
+
+def _location(run: DagsterRun) -> str:
+    origin = run.remote_job_origin
+    return origin.location_name if origin else "unknown"
