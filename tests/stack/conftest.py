@@ -76,17 +76,24 @@ class Stack:
         return answer["data"]
 
     def locations(self) -> dict[str, str]:
-        """Location → `loaded`, or its error. The only health check that tells the truth from end to end."""
+        """Location → `loaded`, its error, or nothing while it loads. The one health check that tells all."""
         entries = self.graphql(
             """{ workspaceOrError { ... on Workspace { locationEntries { name
-                 locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+                 locationOrLoadError { __typename ... on PythonError { message causes { message } } } } } } }"""
         )["workspaceOrError"]["locationEntries"]
         return {
             entry["name"]: "loaded"
             if (found := entry["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
-            else found.get("message", "loading")
+            else "".join(error.get("message", "") for error in [found, *found.get("causes", [])])
             for entry in entries
         }
+
+    def apply(self, **settings: str) -> None:
+        """Edits `.env` and lets the services that read it start anew, as the README says."""
+        for name, value in settings.items():
+            self.set(name, value)
+        self.compose("up", "--detach", "--wait")
+        self.reload("engineering")
 
     def reload(self, location: str) -> None:
         mutation = "mutation($n: String!) { reloadRepositoryLocation(repositoryLocationName: $n) { __typename } }"
@@ -172,6 +179,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def changed_stack(stack: Stack) -> Iterator[Stack]:
+    """The stack for tests that change its settings; afterwards it is as before."""
+    before = stack.env_file.read_text()
+    yield stack
+    stack.env_file.write_text(before)
+    stack.apply()
+    wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load as before")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""What a user reads when a setting is wrong, where the user is looking; and that the rest keeps working."""
+
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.stack.conftest import ROOT, Stack, wait_for
+
+
+def run_one(stack: Stack, partition: str, asset: str = "issues") -> tuple[str, str]:
+    """Materialises one partition of one asset. Returns the run's status and what its log says of failures."""
+    [run] = stack.backfill([["github", asset]], [partition])
+    return run["status"], stack.failures(run["runId"])
+
+
+def test_without_env_compose_says_how_to_make_it(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    command = ["docker", "compose", "--env-file", str(tmp_path / "empty"), "config"]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    )
+
+    assert result.returncode != 0
+    assert "is missing. Copy .env.example to .env, or run make up" in result.stderr
+
+
+def test_a_taken_port_is_named_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = ["make", "up", f"PORT={port}", "STARTED="]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert result.returncode != 0
+    assert (
+        f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or set WEBSERVER_PORT in .env." in result.stderr
+    )
+
+
+def test_a_missing_token_fails_the_run_alone_and_says_which(changed_stack: Stack) -> None:
+    stack = changed_stack
+    # Against GitHub itself, which cannot be reached here and must not be asked without a token.
+    stack.apply(SOURCES__GITHUB__ACCESS_TOKEN="", SOURCES__GITHUB__API_BASE_URL="https://api.github.com")
+    wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load without a token")
+    status, failures = run_one(stack, "sandbox/handbook")
+
+    assert status == "FAILURE"
+    assert "SOURCES__GITHUB__ACCESS_TOKEN is missing or empty: set it to read from GitHub." in failures
+
+
+def test_a_wrong_token_and_an_unknown_repository_are_named(changed_stack: Stack) -> None:
+    stack = changed_stack
+    stack.apply(
+        SOURCES__GITHUB__ACCESS_TOKEN="wrong",
+        SOURCES__GITHUB__API_BASE_URL="http://sandbox:8000/github",
+    )
+    status, failures = run_one(stack, "sandbox/handbook")
+    assert status == "FAILURE"
+    assert "GitHub rejects the credential (401" in failures
+    assert "check SOURCES__GITHUB__ACCESS_TOKEN" in failures
+
+    stack.apply(SOURCES__GITHUB__ACCESS_TOKEN="sandbox-token", GITHUB_REPOSITORIES="sandbox/nowhere")
+    wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
+    status, failures = run_one(stack, "sandbox/nowhere")
+    assert status == "FAILURE"
+    assert "GitHub has no repository sandbox/nowhere, or hides it: check owner and name" in failures
+
+
+def test_a_location_that_cannot_load_shows_why_and_the_ui_stays(changed_stack: Stack) -> None:
+    stack = changed_stack
+    stack.apply(GITHUB_REPOSITORIES="not a repository")
+    error = wait_for(lambda: "REPOS" in (said := stack.locations()["engineering"]) and said, 60, "the error")
+    assert "GITHUB_REPOSITORIES='not a repository' must be a comma-separated list of owner/name" in error
+
+    stack.apply(GITHUB_REPOSITORIES="sandbox/handbook", WAREHOUSE="oracel")
+    error = wait_for(lambda: "WAREHOUSE" in (said := stack.locations()["engineering"]) and said, 60, "the error")
+    assert "WAREHOUSE=oracel is not a destination that dlt knows" in error
+
+    stack.apply(WAREHOUSE="postgres")
+    wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load again")
+
+
+def test_a_warehouse_that_is_down_fails_the_run_and_not_the_location(changed_stack: Stack) -> None:
+    stack = changed_stack
+    stack.compose("stop", "warehouse")
+    try:
+        status, failures = run_one(stack, "sandbox/handbook")
+    finally:
+        stack.compose("up", "--detach", "--wait", "warehouse")
+
+    assert status == "FAILURE"
+    assert "warehouse" in failures
+    assert "credentials" in failures
+    status, failures = run_one(stack, "sandbox/handbook")
+    assert status == "SUCCESS", failures
