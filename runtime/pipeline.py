@@ -12,40 +12,51 @@ from typing import Any
 
 import dlt
 from dlt.common.destination.client import WithStagingDataset
+from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
 from dlt.destinations.job_client_impl import SqlJobClientBase
-from dlt.pipeline.helpers import retry_schema_update
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from dlt.pipeline.exceptions import PipelineStepFailed
 
+from runtime.retries import retrying
+from runtime.sweep import staging_layout
 from runtime.warehouse import data_directory, warehouse_turn
 
 Log = Callable[[str], None]
 
 
+class LoadFailed(TerminalException):
+    """A load that no further try can mend, or that was tried in vain. Never to be started from the beginning."""
+
+    step = "load"
+
+    def __init__(self, failure: PipelineStepFailed) -> None:
+        super().__init__(str(failure))
+        self.exception = failure.exception
+
+
 class RunPipeline(dlt.Pipeline):
-    """A dlt pipeline that waits for its turn on the warehouse and survives the races of a first load.
+    """A dlt pipeline that waits for its turn on the warehouse and tries a load again where that is safe.
 
     `pipeline.run()` syncs, extracts, normalizes and loads; only the first and the last touch the warehouse, so
     runs go on extracting while another one loads.
     """
 
-    log: Log | None = None
+    log: Log
 
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
         with warehouse_turn(self, self.log):
             super()._sync_destination(*args, **kwargs)
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
-        # Runs that create the same table or column at once make each other's DDL fail; dlt then applies only what
-        # is still missing. Ten attempts: with n first loads at once, one may lose n - 1 times.
-        retrying = Retrying(
-            retry=retry_if_exception(retry_schema_update()),
-            stop=stop_after_attempt(10),
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            reraise=True,
-        )
-        with warehouse_turn(self, self.log):
-            return retrying(super().load, *args, **kwargs)
+        # Asked again, dlt goes on with the same package and leaves out the jobs that are done: nothing loads twice,
+        # whatever the write disposition. Ten attempts: of n first loads at once, one may lose n - 1 races.
+        try:
+            for attempt in retrying(attempts=10, seconds=0.2, log=self.log):
+                with attempt, warehouse_turn(self, self.log):
+                    return super().load(*args, **kwargs)
+        except PipelineStepFailed as failure:
+            raise LoadFailed(failure) from failure
+        raise AssertionError("tenacity either returns or raises")
 
     def drop_staging_dataset(self) -> None:
         """Removes the staging dataset of this run, if the run made one."""
@@ -66,15 +77,14 @@ def run_pipeline(
 
     Private are the working directory (dagster-dlt wipes it before each run, the packages of other runs included) and
     the staging dataset (dlt truncates the common one, and with it the rows that another run is about to merge). Both
-    carry the run's id, so that a crash leaves something that can be told apart from a run that lives.
+    carry the run's id, so that what a crash leaves can be told apart from what a living run needs.
 
     `lineage` gives the cursors of a named partition a history of their own: dlt keeps one state per pipeline name and
     the last writer wins, so partitions that load at once would throw away each other's cursors.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
     destination = deepcopy(template.destination)
-    suffix = f"{run_id.replace('-', '')[:12]}_{zlib.crc32(step_key.encode()):08x}"
-    destination.config_params["staging_dataset_name_layout"] = f"%s_staging_{suffix}"
+    destination.config_params["staging_dataset_name_layout"] = staging_layout(run_id, step_key)
     schemas = template._schema_storage_config
     pipeline = RunPipeline(
         pipeline_name=_lineage_name(template.pipeline_name, lineage),
@@ -100,7 +110,10 @@ def run_pipeline(
             directory.parent.rmdir()
     finally:
         pipeline.deactivate()
-        pipeline.drop_staging_dataset()
+        try:
+            pipeline.drop_staging_dataset()
+        except Exception as error:  # it must not hide why the load failed
+            log(f"The staging dataset stays for a later run to sweep: {error}")
 
 
 def _lineage_name(pipeline_name: str, lineage: str | None) -> str:

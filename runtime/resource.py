@@ -4,25 +4,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dlt
-from dagster import (
-    AssetExecutionContext,
-    Failure,
-    MultiPartitionKey,
-    MultiPartitionsDefinition,
-    OpExecutionContext,
-    TimeWindowPartitionsDefinition,
-)
+from dagster import AssetExecutionContext, Failure, OpExecutionContext
+from dagster._core.storage.tags import RETRY_NUMBER_TAG
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.pipeline import LoadInfo
+from dlt.common.runtime.collector import LogCollector, NullCollector
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.metadata import resource_metadata
-from runtime.pipeline import run_pipeline
+from runtime.partitions import named_partition, time_interval
+from runtime.pipeline import LoadFailed, run_pipeline
+from runtime.retries import retrying
+from runtime.sweep import sweep_files, sweep_staging
 
 Context = OpExecutionContext | AssetExecutionContext
+
+PROGRESS_SECONDS = 10.0
 
 
 class IsolatedDltResource(DagsterDltResource):
@@ -40,19 +40,32 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> Iterator[DltEventType]:
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
-        with run_pipeline(
-            dlt_pipeline,
-            run_id=op.run.run_id,
-            step_key=str(op.op_handle).replace(".", "_"),
-            lineage=named_partition(op),
-            log=context.log.info,
-        ) as pipeline:
-            # The source is shared by all runs of the process; dlt writes what it infers into a source's schema.
-            try:
-                yield from super()._run(context, dlt_source.clone(), pipeline, dagster_dlt_translator, **kwargs)
-            except PipelineStepFailed as error:
-                # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
-                raise Failure(f"{error.step} failed: {error.exception}") from error
+        refuse_to_append_again(op, dlt_source)
+        sweep_files(op.instance)
+        try:
+            # Until it loads, a run has changed nothing and may start from the beginning. A load retries itself.
+            for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
+                with (
+                    attempt,
+                    run_pipeline(
+                        dlt_pipeline,
+                        run_id=op.run.run_id,
+                        step_key=str(op.op_handle).replace(".", "_"),
+                        lineage=named_partition(op),
+                        log=op.log.info,
+                    ) as pipeline,
+                    time_interval(op),
+                ):
+                    if isinstance(pipeline.collector, NullCollector):
+                        pipeline.collector = LogCollector(PROGRESS_SECONDS, op.log, dump_system_stats=False)
+                    sweep_staging(pipeline, op.instance, op.log.info)
+                    # All runs of the process share the source; dlt writes what it infers into a source's schema.
+                    source = dlt_source.clone()
+                    events = list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
+        except (PipelineStepFailed, LoadFailed) as error:
+            # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
+            raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
+        yield from events
 
     def extract_resource_metadata(
         self, context: Context, resource: DltResource, load_info: LoadInfo, dlt_pipeline: dlt.Pipeline
@@ -61,22 +74,32 @@ class IsolatedDltResource(DagsterDltResource):
         return resource_metadata(resource, load_info, dlt_pipeline)
 
 
-def named_partition(context: OpExecutionContext) -> str | None:
-    """The part of the run's partition key that is not a time window, or None.
+def explain(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:
+    if error.step != "sync":
+        return f"{error.step} failed"
+    # The first thing that a run does, and all it does there is to reach the warehouse.
+    name = pipeline.destination.destination_name
+    return f"The warehouse cannot be used; is it up, and are DESTINATION__{name.upper()}__CREDENTIALS__… right? It says"
 
-    A time window bounds what is read and leaves cursors alone; a name selects another history.
+
+def refuse_to_append_again(context: OpExecutionContext, source: DltSource) -> None:
+    """Stops a run that Dagster started again by itself, if it would append: the lost run may have loaded some rows.
+
+    A merge replaces them. For an append nobody can tell them from the rows that are still to come.
     """
-    if not context.has_partition_key:
-        return None
-    key = context.partition_key
-    partitions_def = context.assets_def.partitions_def if context.has_assets_def else None
-    if isinstance(partitions_def, TimeWindowPartitionsDefinition):
-        return None
-    if isinstance(partitions_def, MultiPartitionsDefinition) and isinstance(key, MultiPartitionKey):
-        names = [
-            key.keys_by_dimension[dimension.name]
-            for dimension in partitions_def.partitions_defs
-            if not isinstance(dimension.partitions_def, TimeWindowPartitionsDefinition)
-        ]
-        return "|".join(names) or None
-    return key
+    if not int(context.run.tags.get(RETRY_NUMBER_TAG, 0)):
+        return
+    appended = [resource.name for resource in source.selected_resources.values() if appends(resource)]
+    if appended:
+        raise Failure(
+            f"{', '.join(appended)} would append rows that the lost run {context.run.parent_run_id} may have loaded "
+            "already. Look for rows whose _dlt_load_id is not in _dlt_loads, delete them and launch the run again; "
+            'or give the resource a primary key and write_disposition="merge", which may run any number of times.',
+            allow_retries=False,
+        )
+
+
+def appends(resource: DltResource) -> bool:
+    disposition = resource.write_disposition
+    name = disposition.get("disposition") if isinstance(disposition, dict) else disposition
+    return name == "append"

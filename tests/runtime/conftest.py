@@ -17,6 +17,7 @@ class Warehouse:
     """The warehouse that WAREHOUSE points at, for this test alone."""
 
     name: str
+    credentials: str
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a query in the dataset `raw_colours`."""
@@ -42,13 +43,12 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WAREHOUSE", request.param)
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     if request.param == "duckdb":
-        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
+        credentials = str(tmp_path / "warehouse.duckdb")
     else:
         server: PostgresServer = request.getfixturevalue("postgres_server")
         database = f"test_{os.urandom(4).hex()}"
         server.psql(f"CREATE DATABASE {database}")
         # The password is not asked for: the server listens on a socket in the folder alone.
-        monkeypatch.setenv(
-            "DESTINATION__POSTGRES__CREDENTIALS", f"postgresql://postgres:-@localhost/{database}?host={server.pgdata}"
-        )
-    return Warehouse(request.param)
+        credentials = f"postgresql://postgres:-@localhost/{database}?host={server.pgdata}"
+    monkeypatch.setenv(f"DESTINATION__{request.param.upper()}__CREDENTIALS", credentials)
+    return Warehouse(request.param, credentials)

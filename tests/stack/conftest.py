@@ -128,6 +128,31 @@ class Stack:
         runs: list[dict[str, Any]] = found["runs"]
         return runs
 
+    def materialize(self, assets: list[list[str]], partition: str, timeout: float = 180) -> dict[str, Any]:
+        """Launches one run, as the UI does for one partition, and returns it when it has ended."""
+        launched = self.graphql(
+            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
+            p={
+                "selector": {
+                    "repositoryLocationName": "engineering",
+                    "repositoryName": "__repository__",
+                    "jobName": "__ASSET_JOB",
+                    "assetSelection": [{"path": path} for path in assets],
+                },
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { runId status } } }"
+
+        def ended() -> Any:
+            run = self.graphql(query, r=launched["run"]["runId"])["runOrError"]
+            return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        run: dict[str, Any] = wait_for(ended, timeout, "the run to end")
+        return run
+
     def events(self, run_id: str) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = self.graphql(
             """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events { __typename

@@ -16,7 +16,7 @@ def test_a_real_repository_arrives_whole(changed_stack: Stack) -> None:
     try:
         stack.apply(GITHUB_REPOSITORIES="tlswg/tls13-spec", SANDBOX_GITHUB_ARCHIVES=f"data/archives/{RECORDED.name}")
         wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
-        [run] = stack.backfill(stack.assets())
+        run = stack.materialize(stack.assets(), "tlswg/tls13-spec")
         assert run["status"] == "SUCCESS", stack.failures(run["runId"])
     finally:
         archive.unlink()

@@ -1,0 +1,52 @@
+"""What a run's partition means to dlt: a time window is an interval, a name is a history of its own."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from dagster import MultiPartitionKey, MultiPartitionsDefinition, OpExecutionContext, TimeWindowPartitionsDefinition
+from dlt.common.configuration.container import Container
+from dlt.extract.incremental.context import TimeIntervalContext
+
+
+def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
+    """Within it, every incremental of a source reads the run's time window, `[start, end)`, and keeps its cursor.
+
+    dagster-dlt tells dlt nothing of the partition: each day would load everything since the cursor. A backfill over
+    a range of days in one run is one window.
+    """
+    if not (context.has_partition_key or context.has_partition_key_range) or _time_dimension(context) is None:
+        return nullcontext()
+    window = context.partition_time_window
+    interval = TimeIntervalContext(interval=(window.start, window.end), allow_external_schedulers=True)
+    return Container().injectable_context(interval)
+
+
+def named_partition(context: OpExecutionContext) -> str | None:
+    """The part of the run's partition key that is not a time window, or None."""
+    if not context.has_partition_key:
+        return None
+    key, partitions_def = context.partition_key, _partitions_def(context)
+    if isinstance(partitions_def, TimeWindowPartitionsDefinition):
+        return None
+    if isinstance(partitions_def, MultiPartitionsDefinition) and isinstance(key, MultiPartitionKey):
+        names = [
+            key.keys_by_dimension[dimension.name]
+            for dimension in partitions_def.partitions_defs
+            if not isinstance(dimension.partitions_def, TimeWindowPartitionsDefinition)
+        ]
+        return "|".join(names) or None
+    return key
+
+
+def _time_dimension(context: OpExecutionContext) -> TimeWindowPartitionsDefinition | None:
+    partitions_def = _partitions_def(context)
+    parts = (
+        [dimension.partitions_def for dimension in partitions_def.partitions_defs]
+        if isinstance(partitions_def, MultiPartitionsDefinition)
+        else [partitions_def]
+    )
+    return next((part for part in parts if isinstance(part, TimeWindowPartitionsDefinition)), None)
+
+
+def _partitions_def(context: OpExecutionContext) -> Any:
+    return context.assets_def.partitions_def if context.has_assets_def else None

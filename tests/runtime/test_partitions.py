@@ -1,0 +1,148 @@
+"""A run's partition as dlt sees it: a day bounds what is read, at both ends."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import dlt
+import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
+
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
+from tests.runtime.conftest import Warehouse
+
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+DAILY = dg.DailyPartitionsDefinition(start_date="2026-01-01", end_date="2026-01-08")
+
+
+def orders(cursor: Any, value: Any, parallelized: bool = False) -> Any:
+    """A source of one order every six hours of a week, dated by `value`."""
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        @dlt.resource(write_disposition="merge", primary_key="id", parallelized=parallelized)
+        def orders(updated_at: Any = cursor) -> Iterator[Any]:
+            """Orders."""
+            yield [{"id": i, "updated_at": value(FIRST + timedelta(hours=6 * i))} for i in range(28)]
+
+        return orders
+
+    return shop()
+
+
+def materialize(source: Any, key: str | dg.PartitionKeyRange, stock: bool = False) -> dg.ExecuteInProcessResult:
+    @dlt_assets(
+        dlt_source=source,
+        dlt_pipeline=warehouse_pipeline("shop", "raw_shop"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+        partitions_def=DAILY,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    tags = (
+        {}
+        if isinstance(key, str)
+        else {
+            "dagster/asset_partition_range_start": key.start,
+            "dagster/asset_partition_range_end": key.end,
+        }
+    )
+    return dg.materialize(
+        [assets],
+        partition_key=key if isinstance(key, str) else None,
+        tags=tags,
+        resources={"dlt": DagsterDltResource() if stock else IsolatedDltResource()},
+    )
+
+
+def loaded(warehouse: Warehouse) -> list[int]:
+    return [number for (number,) in warehouse.rows("SELECT id FROM raw_shop.orders ORDER BY id")]
+
+
+@pytest.mark.parametrize("stock", [pytest.param(True, marks=pytest.mark.xfail(strict=True)), False])
+def test_a_day_loads_that_day_alone(warehouse: Warehouse, stock: bool) -> None:
+    source = orders(dlt.sources.incremental("updated_at", initial_value=FIRST), lambda moment: moment)
+    materialize(source, "2026-01-03", stock)
+
+    assert loaded(warehouse) == [8, 9, 10, 11]
+
+
+def test_days_may_come_in_any_order_and_again(warehouse: Warehouse) -> None:
+    for day in ("2026-01-05", "2026-01-02", "2026-01-05", "2026-01-03"):
+        materialize(orders(dlt.sources.incremental[datetime]("updated_at"), lambda moment: moment), day)
+
+    assert loaded(warehouse) == [4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19]
+
+
+def test_a_backfill_over_a_range_is_one_run(warehouse: Warehouse) -> None:
+    source = orders(dlt.sources.incremental[datetime]("updated_at"), lambda moment: moment)
+    materialize(source, dg.PartitionKeyRange("2026-01-02", "2026-01-04"))
+
+    assert loaded(warehouse) == list(range(4, 16))
+
+
+def test_a_parallelized_resource_is_bounded_too(warehouse: Warehouse) -> None:
+    source = orders(dlt.sources.incremental[datetime]("updated_at"), lambda moment: moment, parallelized=True)
+    materialize(source, "2026-01-03")
+
+    assert loaded(warehouse) == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("cursor", "value"),
+    [
+        pytest.param(lambda: dlt.sources.incremental[date]("updated_at"), datetime.date, id="date"),
+        pytest.param(
+            lambda: dlt.sources.incremental[int]("updated_at"), lambda moment: int(moment.timestamp()), id="epoch"
+        ),
+    ],
+)
+def test_dates_and_epochs_are_bounded_by_the_day(warehouse: Warehouse, cursor: Any, value: Any) -> None:
+    materialize(orders(cursor(), value), "2026-01-03")
+
+    assert loaded(warehouse) == [8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("cursor", [dlt.sources.incremental, dlt.sources.incremental[str]])
+def test_a_cursor_of_strings_is_refused(warehouse: Warehouse, cursor: Any) -> None:
+    source = orders(cursor("updated_at"), datetime.isoformat)
+    with pytest.raises(Exception, match=r"`orders`: .*(add type hint|convert your cursor field from str to datetime)"):
+        materialize(source, "2026-01-03")
+
+    assert warehouse.datasets() == set()
+
+
+def test_without_partitions_a_cursor_moves_on_as_ever(warehouse: Warehouse) -> None:
+    rows = list(range(3))
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        @dlt.resource(write_disposition="merge", primary_key="id")
+        def orders(number: Any = dlt.sources.incremental("id", initial_value=0)) -> Iterator[Any]:  # noqa: B008
+            """Orders."""
+            yield [{"id": i} for i in rows]
+
+        return orders
+
+    @dlt_assets(
+        dlt_source=shop(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_shop"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    counts = []
+    for new in (3, 4):
+        result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+        [event] = result.get_asset_materialization_events()
+        counts.append(event.materialization.metadata["rows_loaded"].value)
+        rows.append(new)
+
+    assert counts == [3, 1]
+    assert loaded(warehouse) == [0, 1, 2, 3]

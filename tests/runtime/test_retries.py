@@ -1,0 +1,138 @@
+"""What is tried again inside a run, what fails at once, and that nothing loads twice or not at all."""
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import dlt
+import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
+from dlt.common.exceptions import TerminalException
+
+from runtime import retries
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
+from tests.runtime.conftest import Warehouse
+
+
+class NoSuchThingError(TerminalException):
+    """As a source raises it for a 404."""
+
+
+class Flaky:
+    """Rows whose source fails the first times it is read, after half of them."""
+
+    def __init__(self, *failures: Exception, disposition: Any = "merge") -> None:
+        self.failures = list(failures)
+        self.reads = 0
+        self.disposition = disposition
+
+    def load(self, stock: bool = False, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
+        @dlt.source(name="flaky", section="flaky")
+        def flaky() -> Any:
+            @dlt.resource(primary_key="id", write_disposition=self.disposition)
+            def rows() -> Iterator[Any]:
+                """Rows."""
+                self.reads += 1
+                yield [{"id": i} for i in range(50)]
+                if self.failures:
+                    raise self.failures.pop(0)
+                yield [{"id": i} for i in range(50, 100)]
+
+            return rows
+
+        @dlt_assets(
+            dlt_source=flaky(),
+            dlt_pipeline=warehouse_pipeline("flaky", "raw_flaky"),
+            dagster_dlt_translator=SourceTranslator(source="flaky"),
+        )
+        def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+            yield from dlt.run(context=context)
+
+        resource = DagsterDltResource() if stock else IsolatedDltResource()
+        return dg.materialize([assets], resources={"dlt": resource}, raise_on_error=False, tags=tags)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off is not what these tests are about."""
+    monkeypatch.setattr(retries, "MAX_WAIT_SECONDS", 0.1)
+
+
+def counted(warehouse: Warehouse) -> tuple[int, int]:
+    [(rows, distinct)] = warehouse.rows("SELECT count(*), count(DISTINCT id) FROM raw_flaky.rows")
+    return rows, distinct
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    [event] = result.get_step_failure_events()
+    error = event.step_failure_data.error
+    assert error is not None
+    return error.message
+
+
+@pytest.mark.parametrize("disposition", ["merge", "append", "replace"])
+@pytest.mark.parametrize("stock", [pytest.param(True, marks=pytest.mark.xfail(strict=True)), False])
+def test_a_broken_connection_is_tried_again_without_a_row_twice(
+    warehouse: Warehouse, stock: bool, disposition: str
+) -> None:
+    flaky = Flaky(ConnectionError("reset by peer"), TimeoutError("no answer"), disposition=disposition)
+    result = flaky.load(stock)
+
+    assert result.success
+    assert flaky.reads == 3
+    assert counted(warehouse) == (100, 100)
+
+
+@pytest.mark.parametrize("error", [NoSuchThingError("404"), ValueError("a bug"), FileNotFoundError("no such file")])
+def test_what_cannot_pass_fails_at_once(warehouse: Warehouse, error: Exception) -> None:
+    flaky = Flaky(error)
+    result = flaky.load()
+
+    assert not result.success
+    assert flaky.reads == 1
+    assert str(error) in failure_of(result)
+
+
+def test_it_gives_up_in_the_end(warehouse: Warehouse) -> None:
+    flaky = Flaky(*[ConnectionError(f"reset {i}") for i in range(9)])
+    result = flaky.load()
+
+    assert not result.success
+    assert flaky.reads == 4
+    assert "reset 3" in failure_of(result)
+
+
+def test_a_warehouse_that_comes_back_is_waited_for(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    if warehouse.name == "duckdb":
+        pytest.skip("DuckDB is a file")
+    real = warehouse.credentials
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", f"postgresql://postgres:-@127.0.0.1:{port}/x")
+    attempts: list[str] = []
+
+    def come_back(seconds: float) -> None:
+        attempts.append("waited")
+        monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", real)
+
+    monkeypatch.setattr(time, "sleep", come_back)
+    result = Flaky().load()
+
+    assert result.success, failure_of(result)
+    assert attempts
+    assert counted(warehouse) == (100, 100)
+
+
+def test_a_run_started_again_refuses_to_append_and_says_why(warehouse: Warehouse) -> None:
+    flaky = Flaky(disposition="append")
+    result = flaky.load(tags={"dagster/retry_number": "1"})
+
+    assert not result.success
+    assert flaky.reads == 0
+    assert "rows would append rows that the lost run" in failure_of(result)
+    assert Flaky().load(tags={"dagster/retry_number": "1"}).success
