@@ -1,6 +1,6 @@
 """A location in small, for tests: things of a colour, with parts, one partition per colour.
 
-`python -m tests.runtime.colours COLOUR` loads one partition in a process of its own, as a run does.
+`python -m tests.runtime.colours COLOUR [--stock]` loads one partition in a process of its own, as a run does.
 """
 
 import sys
@@ -61,12 +61,13 @@ def colours_assets(pool: str | None = None) -> dg.AssetsDefinition:
     return assets
 
 
-def load(colour: str, resource: DagsterDltResource | None = None) -> dg.ExecuteInProcessResult:
+def load(
+    colour: str, resource: DagsterDltResource | None = None, instance: dg.DagsterInstance | None = None
+) -> dg.ExecuteInProcessResult:
     """Materialises one partition."""
-    return dg.materialize(
-        [colours_assets()], partition_key=colour, resources={"dlt": resource or IsolatedDltResource()}
-    )
+    resources = {"dlt": resource or IsolatedDltResource()}
+    return dg.materialize([colours_assets()], partition_key=colour, resources=resources, instance=instance)
 
 
 if __name__ == "__main__":
-    load(sys.argv[1])
+    load(sys.argv[1], DagsterDltResource() if "--stock" in sys.argv else None)

@@ -1,0 +1,69 @@
+"""What a crash leaves is removed, and nothing else is."""
+
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import dagster as dg
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+
+from runtime import sweep
+from runtime.sweep import staging_layout
+from runtime.warehouse import warehouse_pipeline
+from tests.runtime.colours import load
+from tests.runtime.conftest import Warehouse
+
+
+def run(instance: DagsterInstance, status: DagsterRunStatus) -> str:
+    """A run as a crash leaves it, or as one that lives."""
+    run_id = str(uuid4())
+    instance.add_run(DagsterRun(job_name="colours", run_id=run_id, status=status))
+    return run_id
+
+
+def make_staging(run_id: str, dataset: str = "raw_colours") -> str:
+    name = staging_layout(run_id, "colours") % dataset
+    with warehouse_pipeline("maker", dataset).sql_client() as client:
+        client.execute_sql(f"CREATE SCHEMA {name}")
+    return name
+
+
+def test_only_the_staging_of_runs_that_ended_is_dropped(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SETTLED_SECONDS", 0)
+    with dg.instance_for_test() as instance:
+        left = make_staging(run(instance, DagsterRunStatus.FAILURE))
+        alive = make_staging(run(instance, DagsterRunStatus.STARTED))
+        unknown = make_staging(str(uuid4()))  # of another deployment on the same warehouse
+        other = make_staging(run(instance, DagsterRunStatus.FAILURE), "raw_other")
+        time.sleep(0.1)
+        assert load("red", instance=instance).success
+
+    assert left not in warehouse.datasets()
+    assert warehouse.datasets() == {"raw_colours", alive, unknown, other}
+
+
+def test_a_run_that_has_just_ended_is_left_in_peace(warehouse: Warehouse) -> None:
+    with dg.instance_for_test() as instance:
+        staging = make_staging(run(instance, DagsterRunStatus.FAILURE))
+        assert load("red", instance=instance).success
+
+    assert staging in warehouse.datasets()
+
+
+def test_files_of_failed_runs_stay_for_a_week(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.instance_for_test() as instance:
+        failed, alive = run(instance, DagsterRunStatus.FAILURE), run(instance, DagsterRunStatus.STARTED)
+        folders = [tmp_path / "dlt" / "runs" / name for name in (failed, alive, "somebody-elses")]
+        for folder in folders:
+            os.makedirs(folder / "colours-abc")
+        load("red", instance=instance)
+        assert all(folder.exists() for folder in folders)
+
+        monkeypatch.setattr(sweep, "KEEP_FILES_SECONDS", 0)
+        time.sleep(0.1)
+        load("red", instance=instance)
+        assert [folder.exists() for folder in folders] == [False, True, True]
