@@ -109,7 +109,8 @@ def run_pipeline(
         with suppress(OSError):  # another op of the run is still at work below it
             directory.parent.rmdir()
     finally:
-        pipeline.deactivate()
+        if pipeline.is_active:
+            pipeline.deactivate()
         try:
             pipeline.drop_staging_dataset()
         except Exception as error:  # it must not hide why the load failed

@@ -41,7 +41,6 @@ class IsolatedDltResource(DagsterDltResource):
     ) -> Iterator[DltEventType]:
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
         refuse_to_append_again(op, dlt_source)
-        sweep_files(op.instance)
         try:
             # Until it loads, a run has changed nothing and may start from the beginning. A load retries itself.
             for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
@@ -58,7 +57,6 @@ class IsolatedDltResource(DagsterDltResource):
                 ):
                     if isinstance(pipeline.collector, NullCollector):
                         pipeline.collector = LogCollector(PROGRESS_SECONDS, op.log, dump_system_stats=False)
-                    sweep_staging(pipeline, op.instance, op.log.info)
                     # All runs of the process share the source; dlt writes what it infers into a source's schema.
                     source = dlt_source.clone()
                     events = list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
@@ -66,12 +64,22 @@ class IsolatedDltResource(DagsterDltResource):
             # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
             raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
         yield from events
+        clean_up(op, dlt_pipeline)
 
     def extract_resource_metadata(
         self, context: Context, resource: DltResource, load_info: LoadInfo, dlt_pipeline: dlt.Pipeline
     ) -> Mapping[str, Any]:
         """What one asset's materialization says. Tables of a resource are its own and their children."""
         return resource_metadata(resource, load_info, dlt_pipeline)
+
+
+def clean_up(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
+    """Removes what other runs have left. This run has loaded: nothing that happens here may fail it."""
+    try:
+        sweep_files(context.instance)
+        sweep_staging(pipeline, context.instance, context.log.info)
+    except Exception as error:
+        context.log.warning(f"What crashed runs have left stays for a later run to sweep: {error}")
 
 
 def explain(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:

@@ -136,3 +136,16 @@ def test_a_run_started_again_refuses_to_append_and_says_why(warehouse: Warehouse
     assert flaky.reads == 0
     assert "rows would append rows that the lost run" in failure_of(result)
     assert Flaky().load(tags={"dagster/retry_number": "1"}).success
+
+
+def test_a_warehouse_that_stays_away_is_named(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    if warehouse.name == "duckdb":
+        pytest.skip("DuckDB is a file")
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://loader:canary-7f3a@127.0.0.1:1/x")
+    result = Flaky().load()
+
+    assert not result.success
+    assert "is it up, and are DESTINATION__POSTGRES__CREDENTIALS__… right? It says: connection to server" in failure_of(
+        result
+    )
+    assert "canary" not in str([event.event_specific_data for event in result.all_events])

@@ -128,8 +128,8 @@ class Stack:
         runs: list[dict[str, Any]] = found["runs"]
         return runs
 
-    def materialize(self, assets: list[list[str]], partition: str, timeout: float = 180) -> dict[str, Any]:
-        """Launches one run, as the UI does for one partition, and returns it when it has ended."""
+    def launch(self, assets: list[list[str]], partition: str) -> str:
+        """Launches one run, as the UI does for one partition. Returns its id."""
         launched = self.graphql(
             """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
                  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
@@ -144,10 +144,15 @@ class Stack:
             },
         )["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def materialize(self, assets: list[list[str]], partition: str, timeout: float = 180) -> dict[str, Any]:
+        """Launches one run and returns it when it has ended."""
+        run_id = self.launch(assets, partition)
         query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { runId status } } }"
 
         def ended() -> Any:
-            run = self.graphql(query, r=launched["run"]["runId"])["runOrError"]
+            run = self.graphql(query, r=run_id)["runOrError"]
             return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
 
         run: dict[str, Any] = wait_for(ended, timeout, "the run to end")
