@@ -6,7 +6,7 @@ PORT = $(or $(shell sed -n 's/^WEBSERVER_PORT=//p' .env 2>/dev/null),3000)
 STARTED = $(shell docker compose ps --quiet --status running webserver 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo dev check format test test-stack clean
+.PHONY: help up down demo dev check format test test-stack stress clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: .venv/synced ## unit and integration tests, no Docker
 
 test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
 	$(RUN) pytest tests/stack
+
+stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; prints a table
+	@$(RUN) python -m tests.runtime.stress
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/warehouse.duckdb data/warehouse.duckdb.lock

@@ -17,6 +17,7 @@ from runtime.translator import SourceTranslator
 from runtime.warehouse import warehouse_pipeline
 
 COLOURS = ["red", "green", "blue", "black", "white", "grey", "rusty", "none"]  # rusty fails, none is empty
+SHADES = [f"shade{number:02}" for number in range(24)]  # for the stress suite
 THINGS = 50
 PARTS = 3
 
@@ -51,7 +52,7 @@ def colours_assets(pool: str | None = None) -> dg.AssetsDefinition:
         dlt_pipeline=warehouse_pipeline("colours", "raw_colours"),
         name="colours",
         dagster_dlt_translator=SourceTranslator(source="colours", owners=["team:paint"]),
-        partitions_def=dg.StaticPartitionsDefinition(COLOURS),
+        partitions_def=dg.StaticPartitionsDefinition(COLOURS + SHADES),
         pool=pool,
     )
     def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:

@@ -46,7 +46,7 @@ def loading(stack: Stack, run_id: str) -> int:
 
 
 def recovered(stack: Stack, run_id: str, timeout: float = 150) -> list[dict[str, Any]]:
-    """The lost run and those that Dagster started in its place, once the last of them has succeeded."""
+    """The runs that Dagster started in the place of a lost one, once the last of them has succeeded."""
     query = """query($r: String!) { runsOrError(filter: {tags: [{key: "dagster/root_run_id", value: $r}]}) {
                  ... on Runs { results { runId status } } } }"""
 
@@ -97,7 +97,7 @@ def test_a_lost_run_is_noticed_and_started_again(
     record_property("noticed after (s)", round(noticed))
     record_property("loaded after (s)", round(time.monotonic() - began))
 
-    assert len(runs) == 2
+    assert [run["status"] for run in runs] == ["SUCCESS"]
     assert_complete(stack, "engine", 5000, 800)
     messages = "\n".join(event["message"] for event in stack.events(run_id))
     assert "unexpectedly exited" in messages if victim == "process" else "The process of this run is gone" in messages
@@ -126,6 +126,6 @@ def test_a_cancelled_run_ends_its_process_and_frees_its_slot(slow: Stack) -> Non
     wait_for(lambda: status(slow, run_id) == "CANCELED", 60, "the run to be cancelled")
 
     wait_for(lambda: slots(slow) == 0, 60, "the pool's slots to be free")
-    alive = slow.compose("exec", "-T", "engineering", "test", "-d", f"/proc/{pid}", check=False)
-    assert alive.returncode != 0
+    gone = ["exec", "-T", "engineering", "test", "!", "-d", f"/proc/{pid}"]
+    wait_for(lambda: slow.compose(*gone, check=False).returncode == 0, 30, "the run's process to end")
     assert slow.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%staging%'") == []
