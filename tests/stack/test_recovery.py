@@ -100,7 +100,7 @@ def test_a_lost_run_is_noticed_and_started_again(
     assert [run["status"] for run in runs] == ["SUCCESS"]
     assert_complete(stack, "engine", 5000, 800)
     messages = "\n".join(event["message"] for event in stack.events(run_id))
-    assert "unexpectedly exited" in messages if victim == "process" else "The process of this run is gone" in messages
+    assert ("signal 9" if victim == "process" else "The process of this run is gone") in messages
     wait_for(lambda: slots(stack) == 0, 60, "the pool's slots to be free")
 
 
