@@ -2,8 +2,6 @@
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
-PORT = $(or $(shell sed -n 's/^WEBSERVER_PORT=//p' .env 2>/dev/null),3000)
-STARTED = $(shell docker compose ps --quiet --status running webserver 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help up down demo dev check format test test-stack stress clean
@@ -11,10 +9,8 @@ STARTED = $(shell docker compose ps --quiet --status running webserver 2>/dev/nu
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-up: .env ## start everything in Docker, wait until it is healthy, print the address
-	@test -n "$(STARTED)" || python3 -m scripts.port_is_free "$(PORT)"
-	docker compose up --build --detach --wait
-	@echo "Dagster is at http://127.0.0.1:$(PORT)"
+up: ## start everything in Docker, wait until it is healthy, print the address
+	@python3 -m scripts.up
 
 down: ## stop everything in Docker; the data stays
 	docker compose down
@@ -47,9 +43,6 @@ stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/warehouse.duckdb data/warehouse.duckdb.lock
-
-.env:
-	python3 -m scripts.make_env
 
 .venv/synced: pyproject.toml uv.lock | $(UV)
 	$(UV) sync --locked --quiet --compile-bytecode

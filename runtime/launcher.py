@@ -64,6 +64,7 @@ class LocationRunLauncher(DefaultRunLauncher):
         since = self._unreachable_since.setdefault(run.run_id, time.monotonic())
         if time.monotonic() - since < UNREACHABLE_SECONDS:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        del self._unreachable_since[run.run_id]
         return CheckRunHealthResult(
             WorkerStatus.FAILED,
             f"The location {_location(run)} of this run has been unreachable for {UNREACHABLE_SECONDS} s",

@@ -21,6 +21,15 @@ def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
     return Container().injectable_context(interval)
 
 
+def partition_label(context: OpExecutionContext) -> str:
+    """The run's partition or range of partitions, whatever its kind: what no second run may load at the same time."""
+    if context.has_partition_key:
+        return context.partition_key
+    if context.has_partition_key_range:
+        return f"{context.partition_key_range.start}...{context.partition_key_range.end}"
+    return ""
+
+
 def named_partition(context: OpExecutionContext) -> str | None:
     """The part of the run's partition key that is not a time window, or None."""
     if not context.has_partition_key:

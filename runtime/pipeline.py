@@ -19,7 +19,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.retries import retrying
 from runtime.sweep import staging_layout
-from runtime.warehouse import data_directory, warehouse_turn
+from runtime.warehouse import data_directory, waiting_lock, warehouse_turn
 
 Log = Callable[[str], None]
 
@@ -105,7 +105,8 @@ def run_pipeline(
     pipeline.log = log
     try:
         yield pipeline
-        shutil.rmtree(directory, ignore_errors=True)
+        for attempt in directory.parent.glob(f"{step_key}-*"):  # this one, and those that failed before it
+            shutil.rmtree(attempt, ignore_errors=True)
         with suppress(OSError):  # another op of the run is still at work below it
             directory.parent.rmdir()
     finally:
@@ -115,6 +116,20 @@ def run_pipeline(
             pipeline.drop_staging_dataset()
         except Exception as error:  # it must not hide why the load failed
             log(f"The staging dataset stays for a later run to sweep: {error}")
+
+
+@contextmanager
+def one_at_a_time(template: dlt.Pipeline, partition: str, log: Log) -> Iterator[None]:
+    """Waits while another run loads the same partition through the same pipeline.
+
+    Both would start from the same cursor. The one that loads last would put back the older rows that it had read, while
+    the newer cursor of the other stays: an update lost for good. Other partitions are not held up. The lock is a file
+    beside the working directories, so it reaches as far as one location's container; the operating system frees
+    it when the process dies.
+    """
+    name = _lineage_name(template.pipeline_name, partition)
+    with waiting_lock(data_directory("locks") / f"{name}.lock", f"another run loads {name}", log):
+        yield
 
 
 def _lineage_name(pipeline_name: str, lineage: str | None) -> str:

@@ -15,14 +15,25 @@ from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.metadata import resource_metadata
-from runtime.partitions import named_partition, time_interval
-from runtime.pipeline import LoadFailed, run_pipeline
+from runtime.partitions import named_partition, partition_label, time_interval
+from runtime.pipeline import LoadFailed, one_at_a_time, run_pipeline
 from runtime.retries import retrying
 from runtime.sweep import sweep_files, sweep_staging
 
 Context = OpExecutionContext | AssetExecutionContext
 
 PROGRESS_SECONDS = 10.0
+
+
+class Progress(LogCollector):
+    """dlt's progress lines in the run's log: only of steps that take their time, as events are never purged."""
+
+    def _start(self, step: str) -> None:
+        super()._start(step)
+        self.last_log_time = self._clock()
+
+    def _stop(self) -> None:
+        """Without dlt's last line: the materialization says it all."""
 
 
 class IsolatedDltResource(DagsterDltResource):
@@ -46,6 +57,7 @@ class IsolatedDltResource(DagsterDltResource):
             for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
                 with (
                     attempt,
+                    one_at_a_time(dlt_pipeline, partition_label(op), op.log.info),
                     run_pipeline(
                         dlt_pipeline,
                         run_id=op.run.run_id,
@@ -56,7 +68,7 @@ class IsolatedDltResource(DagsterDltResource):
                     time_interval(op),
                 ):
                     if isinstance(pipeline.collector, NullCollector):
-                        pipeline.collector = LogCollector(PROGRESS_SECONDS, op.log, dump_system_stats=False)
+                        pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)
                     # All runs of the process share the source; dlt writes what it infers into a source's schema.
                     source = dlt_source.clone()
                     events = list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))

@@ -35,22 +35,27 @@ def sweep_staging(pipeline: dlt.Pipeline, instance: DagsterInstance, log: Callab
         names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
         for name in names:
             match = pattern.fullmatch(name)
-            if match and _ended_seconds_ago(instance, str(UUID(match[1]))) > SETTLED_SECONDS:
+            if match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS:
                 with client.with_alternative_dataset_name(name):
                     client.drop_dataset()
                 log(f"Dropped {name}, which a crashed run had left.")
 
 
 def sweep_files(instance: DagsterInstance) -> None:
-    """Deletes the working directories of runs that ended a week ago."""
+    """Deletes the working directories of runs that ended, or were last heard of, a week ago."""
     for directory in data_directory("runs").iterdir():
-        if _ended_seconds_ago(instance, directory.name) > KEEP_FILES_SECONDS:
+        ended = _ended_seconds_ago(instance, directory.name)
+        if ended is None:  # deleted in Dagster, or never known there: the folder is this location's own all the same
+            ended = time.time() - directory.stat().st_mtime
+        if ended > KEEP_FILES_SECONDS:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def _ended_seconds_ago(instance: DagsterInstance, run_id: str) -> float:
-    """How long ago a run ended; negative while it lives, or if nobody knows it."""
+def _ended_seconds_ago(instance: DagsterInstance, run_id: str) -> float | None:
+    """How long ago a run ended: 0 while it lives, None if nobody knows it."""
     record = instance.get_run_record_by_id(run_id)
-    if not record or not record.dagster_run.is_finished:
-        return -1
+    if not record:
+        return None
+    if not record.dagster_run.is_finished:
+        return 0
     return time.time() - (record.end_time or record.update_timestamp.timestamp())

@@ -70,12 +70,19 @@ def warehouse_turn(pipeline: dlt.Pipeline, log: Callable[[str], None] | None = N
         return
     database = Path(credentials.database)
     database.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{database}.lock")
+    with waiting_lock(Path(f"{database}.lock"), f"another run is using {database.name}", log):
+        yield
+
+
+@contextmanager
+def waiting_lock(path: Path, reason: str, log: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds a lock between processes, and says in the log why it has to wait for it."""
+    lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         if log:
-            log(f"Waiting for {database.name}: another run is writing to it.")
+            log(f"Waiting: {reason}.")
         lock.acquire()
     try:
         yield
@@ -105,4 +112,4 @@ def _destination() -> AnyDestination:
 
 @cache
 def _import_directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="import-", dir=data_directory("pipelines"))
+    return tempfile.TemporaryDirectory(prefix="dlt-import-")

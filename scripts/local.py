@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "data" / "dagster"
 SANDBOX_IN_COMPOSE = "http://sandbox:8000"
+CHOSEN_IN_DEMO = ("GITHUB_REPOSITORIES", "SANDBOX_GITHUB_ARCHIVES")
 
 
 def main() -> int:
@@ -39,8 +40,10 @@ def main() -> int:
 def demo() -> int:
     """Materialises every asset of every location, all partitions, against the sandbox. Returns the exit code."""
     started = time.monotonic()
-    with sandbox(free_port()) as address:
-        set_up({**dotenv_values(".env.example"), "WAREHOUSE": "duckdb"}, address)
+    settings = dotenv_values(".env.example")
+    # Whatever else the shell or .env says: invented rows go into no other warehouse than the demo's.
+    chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
+    with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
         from dagster import DagsterInstance
 
         rows, failures = 0, 0
@@ -66,35 +69,81 @@ def demo() -> int:
 
 def dev() -> int:
     """Serves the UI with all locations and the daemon until Ctrl-C. Returns the exit code."""
-    env_file = ".env" if Path(".env").exists() else ".env.example"
-    settings = {**dotenv_values(env_file), **os.environ}
+    settings = dotenv_values(".env" if Path(".env").exists() else ".env.example") | os.environ
     port = int(settings.get("WEBSERVER_PORT") or 3000)
     port_is_free.demand(port)
-    with sandbox(free_port()) as address:
-        set_up(dotenv_values(env_file), address)
+    # Before anything starts: a handler is not inherited, but a signal that is ignored would be.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    with stand_ins(settings):
         workspace = HOME / "workspace.yaml"
-        # Not in the project's folder: Dagster would read its .env again, over what set_up has made of it.
+        # Not in the project's folder: Dagster would read its .env again, over what has been made of it here.
         process = subprocess.Popen(
             [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--port", str(port)],
             cwd=HOME,
             start_new_session=True,
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
-        return max(process.wait(), 0)
+        try:
+            return process.wait()
+        except Stopped:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            return 0
+        finally:
+            with suppress(ProcessLookupError):  # its children are in its group: none may outlive it
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def set_up(settings: dict[str, str | None], sandbox_address: str) -> None:
-    """Sets the environment of all that follows. What the shell has set wins over `settings`."""
-    for name, value in settings.items():
-        os.environ.setdefault(name, value or "")
-    for name, value in os.environ.items():
-        os.environ[name] = value.replace(SANDBOX_IN_COMPOSE, sandbox_address)
+class Stopped(BaseException):
+    """Ctrl-C, or the terminal was closed."""
+
+
+def stop(*_: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise Stopped
+
+
+@contextmanager
+def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
+    """Runs the sandbox and sets the environment of all that follows."""
+    archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
+    port = free_port()
+    command = [sys.executable, "-m", "sandbox", "--port", str(port)]
+    environment = {**os.environ, "SANDBOX_GITHUB_ARCHIVES": archives}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(process, address)
+        os.environ |= {name: (value or "").replace(SANDBOX_IN_COMPOSE, address) for name, value in settings.items()}
+        set_up()
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(process: subprocess.Popen[bytes], address: str) -> None:
+    for _ in range(100):
+        if process.poll() is not None:
+            sys.exit("The sandbox did not start, see above.")
+        with suppress(OSError):
+            urllib.request.urlopen(f"{address}/health", timeout=1).close()
+            return
+        time.sleep(0.1)
+    sys.exit("The sandbox did not answer within 10 seconds.")
+
+
+def set_up() -> None:
+    """Dagster's home below `data`: the deployment's instance and workspace, as far as they need no container."""
+    database = os.environ.get("DESTINATION__DUCKDB__CREDENTIALS") or "data/warehouse.duckdb"
     os.environ |= {
         "DAGSTER_HOME": str(HOME),
         "DAGSTER_COMPUTE_LOGS_DIR": str(HOME / "logs"),
+        # A plain file name is the project's, wherever a process runs; a URL is left as it is.
+        "DESTINATION__DUCKDB__CREDENTIALS": database if ":" in database else str(ROOT / database),
         "DLT_DATA_DIR": str(ROOT / "data" / "dlt"),
-        "DESTINATION__DUCKDB__CREDENTIALS": str(ROOT / os.environ["DESTINATION__DUCKDB__CREDENTIALS"]),
         "LOAD__DELETE_COMPLETED_JOBS": "true",
         "RUNTIME__DLTHUB_TELEMETRY": "false",
     }
@@ -175,26 +224,6 @@ def print_warehouse(database: Path) -> None:
         for schema, table in names:
             [(rows,)] = connection.sql(f'SELECT count(*) FROM "{schema}"."{table}"').fetchall()
             print(f"{schema + '.' + table:<46}{rows:>12,}")
-
-
-@contextmanager
-def sandbox(port: int) -> Iterator[str]:
-    """Runs the stand-ins for the SaaS APIs and yields their address."""
-    address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "sandbox", "--port", str(port)], start_new_session=True)
-    try:
-        for _ in range(100):
-            if process.poll() is not None:
-                sys.exit("The sandbox did not start, see above.")
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def free_port() -> int:

@@ -17,11 +17,23 @@ CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_t
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 # Made by compose or by scripts/local.py out of the others, never set by a user.
-INTERNAL = {"DAGSTER_POSTGRES_HOST", "DAGSTER_POSTGRES_DB", "DAGSTER_POSTGRES_USER", "DAGSTER_COMPUTE_LOGS_DIR"}
+INTERNAL = {
+    "COMPOSE_PROJECT_NAME",
+    "DAGSTER_POSTGRES_HOST",
+    "DAGSTER_POSTGRES_DB",
+    "DAGSTER_POSTGRES_USER",
+    "DAGSTER_COMPUTE_LOGS_DIR",
+}
 
 
 def packages(folder: str) -> set[str]:
     return {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+
+
+def missing(named: dict[str, set[str]]) -> list[str]:
+    """What is named in one place and forgotten in another, as sentences."""
+    every = set().union(*named.values())
+    return [f"{name} lacks {place}" for name in sorted(every) for place, names in named.items() if name not in names]
 
 
 def contract(name: str) -> set[str]:
@@ -38,15 +50,25 @@ def environment(service: dict[str, Any]) -> dict[str, str | None]:
 
 
 def test_every_location_is_a_folder_a_service_a_workspace_entry_and_a_contract() -> None:
-    locations = packages("code_locations")
-
-    assert locations == set(location_services())
-    assert locations == {entry["grpc_server"]["location_name"] for entry in WORKSPACE["load_from"]}
-    assert locations == contract("No location imports another location")
+    named = {
+        "a folder in code_locations": packages("code_locations"),
+        "a service in docker-compose.yml": set(location_services()),
+        "an entry in workspace.yaml": {entry["grpc_server"]["location_name"] for entry in WORKSPACE["load_from"]},
+        "the contract in pyproject.toml": contract("No location imports another location"),
+    }
+    assert missing(named) == []
 
 
 def test_every_source_is_a_folder_and_a_contract() -> None:
-    assert packages("dlt_sources") == contract("No source imports another source")
+    named = {
+        "a folder in dlt_sources": packages("dlt_sources"),
+        "the contract in pyproject.toml": contract("No source imports another source"),
+        "tests in tests/dlt_sources": {
+            path.stem.split("_")[1] for path in (ROOT / "tests" / "dlt_sources").glob("test_*.py")
+        }
+        - {"http"},
+    }
+    assert missing(named) == []
 
 
 @pytest.mark.parametrize("name", sorted(location_services()))
@@ -57,6 +79,8 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     assert entry == {"location_name": name, "host": name, "port": 4000}
     assert environment(service)["DAGSTER_MODULE_NAME"] == f"code_locations.{name}.definitions"
     # Port 4000 runs code for whoever reaches it: it listens on the instance network's address alone.
+    # Two locations that share this folder would wipe each other's working files, and could read them.
+    assert [volume for volume in service["volumes"] if ":/var/dlt" in volume] == [f"{name}-dlt:/var/dlt"]
     assert service["networks"]["instance"]["aliases"] == [environment(service)["DAGSTER_GRPC_HOST"]]
 
 
@@ -98,10 +122,16 @@ def test_every_variable_that_compose_or_code_reads_is_in_the_example() -> None:
         for path in (ROOT / folder).rglob("*.py")
         for name in re.findall(r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\"", path.read_text())
     }
+    in_sources = {
+        name
+        for path in (ROOT / "dlt_sources").rglob("*.py")
+        for name in re.findall(r"SOURCES__[A-Z0-9]+__[A-Z0-9_]+", path.read_text())
+    }
     in_instance = set(re.findall(r"env: ([A-Z0-9_]+)", (ROOT / "dagster.yaml").read_text()))
 
-    assert (in_compose | passed_on | in_code | in_instance) - INTERNAL - documented == set()
+    assert (in_compose | passed_on | in_code | in_sources | in_instance) - INTERNAL - documented == set()
     assert documented - in_compose - passed_on - in_code - {"COMPOSE_PROFILES"} == set(), "documented, read by nobody"
+    assert in_sources - passed_on == set(), "a source reads it, no service in docker-compose.yml passes it on"
 
 
 def test_the_example_has_no_secret_that_works() -> None:

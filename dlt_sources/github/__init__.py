@@ -4,7 +4,8 @@ All of it merges on a key, so a load may run again at any time. What GitHub does
 deleted or transferred issues and of withdrawn stars remain, and a new reaction does not move `updated_at`, so that
 it comes with the next change of its issue, or with `full_reload=True`, which reads a repository anew.
 
-Variables: SOURCES__GITHUB__ACCESS_TOKEN, and if wanted …__API_BASE_URL, …__MAX_WAIT and …__TIMEOUT in seconds.
+Variables: SOURCES__GITHUB__ACCESS_TOKEN; optional SOURCES__GITHUB__API_BASE_URL, SOURCES__GITHUB__MAX_WAIT and
+SOURCES__GITHUB__TIMEOUT (seconds).
 """
 
 import sys

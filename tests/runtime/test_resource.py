@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -111,3 +112,61 @@ def test_partitions_load_at_once_into_an_empty_warehouse(warehouse: Warehouse, o
         (colour, 2) for colour in sorted(colours)
     ]
     assert warehouse.datasets() == {"raw_colours"}
+
+
+SLOW_READER = """
+import sys, time
+from pathlib import Path
+import dagster as dg, dlt
+from dagster_dlt import DagsterDltResource, dlt_assets
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
+
+version, seconds, resource = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+
+@dlt.source(name="colours", section="colours")
+def versions():
+    @dlt.resource(primary_key="id", write_disposition="merge")
+    def things(moment=dlt.sources.incremental("version", initial_value=0)):
+        row = {"id": 1, "version": int(version.read_text())}
+        Path(f"{version}.read").touch()
+        time.sleep(seconds)
+        yield [row]
+    return things
+
+@dlt_assets(
+    dlt_source=versions(),
+    dlt_pipeline=warehouse_pipeline("colours", "raw_colours"),
+    dagster_dlt_translator=SourceTranslator(source="colours"),
+    partitions_def=dg.StaticPartitionsDefinition(["red"]),
+)
+def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource):
+    yield from dlt.run(context=context)
+
+resources = {"dlt": IsolatedDltResource() if resource == "isolated" else DagsterDltResource()}
+dg.materialize([assets], partition_key="red", resources=resources)
+"""
+
+
+@pytest.mark.parametrize("resource", ["isolated", pytest.param("stock", marks=pytest.mark.xfail(strict=True))])
+def test_of_two_loads_of_one_partition_the_older_never_wins(
+    warehouse: Warehouse, tmp_path: Path, resource: str
+) -> None:
+    version, read = tmp_path / "version", tmp_path / "version.read"
+
+    def start(number: int, seconds: float) -> subprocess.Popen[bytes]:
+        version.write_text(str(number))
+        command = [sys.executable, "-c", SLOW_READER, str(version), str(seconds), resource]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    assert start(1, 0).wait(60) == 0
+    read.unlink()
+    slow = start(2, 8)
+    while not read.exists():
+        time.sleep(0.1)
+    quick = start(3, 0)
+    assert (slow.wait(60), quick.wait(60)) == (0, 0)
+    assert start(3, 0).wait(60) == 0
+
+    assert warehouse.rows("SELECT id, version FROM things") == [(1, 3)]

@@ -1,7 +1,10 @@
 """What a user reads when a setting is wrong, where the user is looking; and that the rest keeps working."""
 
+import os
+import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.stack.conftest import ROOT, Stack, wait_for
@@ -24,11 +27,15 @@ def test_without_env_compose_says_how_to_make_it(tmp_path: Path) -> None:
     assert "is missing. Copy .env.example to .env, or run make up" in result.stderr
 
 
-def test_a_taken_port_is_named_before_anything_starts() -> None:
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "data", "artifacts"))
+    shutil.copy(ROOT / ".env.example", clone)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        command = ["make", "up", f"PORT={port}", "STARTED="]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        environment = {**os.environ, "WEBSERVER_PORT": str(port), "COMPOSE_PROJECT_NAME": "dagster-dlt-port"}
+        command = [sys.executable, "-m", "scripts.up"]
+        result = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
 
     assert result.returncode != 0
     assert (
