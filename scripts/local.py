@@ -75,24 +75,30 @@ def dev() -> int:
     # Before anything starts: a handler is not inherited, but a signal that is ignored would be.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    with stand_ins(settings):
-        workspace = HOME / "workspace.yaml"
-        # Not in the project's folder: Dagster would read its .env again, over what has been made of it here.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--port", str(port)],
-            cwd=HOME,
-            start_new_session=True,
-        )
-        try:
-            return process.wait()
-        except Stopped:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            return 0
-        finally:
-            with suppress(ProcessLookupError):  # its children are in its group: none may outlive it
-                os.killpg(process.pid, signal.SIGKILL)
+    try:
+        with stand_ins(settings):
+            return serve(port)
+    except Stopped:
+        return 0
+
+
+def serve(port: int) -> int:
+    """Runs `dagster dev` until it or this process is told to end. Returns its exit code."""
+    workspace = HOME / "workspace.yaml"
+    # Not in the project's folder: Dagster would read its .env again, over what has been made of it here.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--port", str(port)],
+        cwd=HOME,
+        start_new_session=True,
+    )
+    try:
+        return process.wait()
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):  # its children are in its group: none may outlive it
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class Stopped(BaseException):
