@@ -39,7 +39,7 @@ test-stack: .venv/synced ## tests on the real compose stack, in a project of the
 	$(RUN) pytest tests/stack
 
 stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; prints a table
-	@$(RUN) python -m tests.runtime.stress
+	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/warehouse.duckdb data/warehouse.duckdb.lock
