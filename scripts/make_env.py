@@ -12,7 +12,3 @@ def main() -> None:
     with (ROOT / ".env").open("x") as file:  # never overwrites
         (ROOT / ".env").chmod(0o600)
         file.write(re.sub(r"CHANGEME[\w-]*", lambda _: secrets.token_hex(16), example))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Says what to do when the UI's port is taken: `python -m scripts.port_is_free PORT`."""
+"""Says what to do when the UI's port is taken."""
 
 import socket
 import sys
@@ -14,7 +14,3 @@ def demand(port: int) -> None:
     """Ends the process with a sentence where the port is taken."""
     if not port_is_free(port):
         sys.exit(f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or set WEBSERVER_PORT in .env.")
-
-
-if __name__ == "__main__":
-    demand(int(sys.argv[1]))
