@@ -1,1 +1,5 @@
-"""When and where each source is loaded. One folder is one container is one team."""
+"""The code locations: a folder, a container, a team each."""
+
+from runtime.missing_secrets import tolerate_missing_secrets
+
+tolerate_missing_secrets()

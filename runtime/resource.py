@@ -15,6 +15,7 @@ from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.metadata import resource_metadata
+from runtime.missing_secrets import missing_secrets
 from runtime.partitions import named_partition, partition_label, time_interval
 from runtime.pipeline import LoadFailed, one_at_a_time, run_pipeline
 from runtime.retries import retrying
@@ -57,6 +58,7 @@ class IsolatedDltResource(DagsterDltResource):
             for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
                 with (
                     attempt,
+                    missing_secrets.demand(dlt_source),
                     one_at_a_time(dlt_pipeline, partition_label(op), op.log.info),
                     run_pipeline(
                         dlt_pipeline,
