@@ -4,17 +4,18 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import dlt
-from dlt.common.destination.client import WithStagingDataset
+from dlt.common.destination.client import WithStagingDataset, WithStateSync
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
 from dlt.destinations.job_client_impl import SqlJobClientBase
+from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.retries import retrying
@@ -22,6 +23,7 @@ from runtime.sweep import staging_layout
 from runtime.warehouse import data_directory, waiting_lock, warehouse_turn
 
 Log = Callable[[str], None]
+Check = Callable[[DltSource, Mapping[str, Any]], None]
 
 
 class LoadFailed(TerminalException):
@@ -34,6 +36,10 @@ class LoadFailed(TerminalException):
         self.exception = failure.exception
 
 
+class StateNotKept(TerminalException):
+    """A load whose cursors nobody would remember."""
+
+
 class RunPipeline(dlt.Pipeline):
     """A dlt pipeline that waits for its turn on the warehouse and tries a load again where that is safe.
 
@@ -42,12 +48,18 @@ class RunPipeline(dlt.Pipeline):
     """
 
     log: Log
+    check: Check
+
+    def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
+        self.check(data, {**arguments, "refresh": arguments.get("refresh") or self.refresh})
+        return super().run(data, **arguments)
 
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
         with warehouse_turn(self, self.log):
             super()._sync_destination(*args, **kwargs)
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
+        self._refuse_to_forget()
         # Asked again, dlt goes on with the same package and leaves out the jobs that are done: nothing loads twice,
         # whatever the write disposition. Ten attempts: of n first loads at once, one may lose n - 1 races.
         try:
@@ -57,6 +69,22 @@ class RunPipeline(dlt.Pipeline):
         except PipelineStepFailed as failure:
             raise LoadFailed(failure) from failure
         raise AssertionError("tenacity either returns or raises")
+
+    def _refuse_to_forget(self) -> None:
+        """Raises StateNotKept if what the sources have just remembered would be gone with the working directory."""
+        if not self.state.get("sources"):
+            return
+        with self.destination_client() as client:
+            if not isinstance(client, WithStateSync):
+                where = f"{self.destination.destination_name} cannot keep"
+            elif not self.config.restore_from_destination:
+                where = "RESTORE_FROM_DESTINATION=false keeps from being read back"
+            else:
+                return
+        raise StateNotKept(
+            f"The source has cursors or other state, which {where}: each run would load everything again. Use a "
+            "destination that dlt can store state in, or a source without state. Nothing was loaded."
+        )
 
     def drop_staging_dataset(self) -> None:
         """Removes the staging dataset of this run, if the run made one."""
@@ -71,7 +99,7 @@ class RunPipeline(dlt.Pipeline):
 
 @contextmanager
 def run_pipeline(
-    template: dlt.Pipeline, run_id: str, step_key: str, lineage: str | None, log: Log
+    template: dlt.Pipeline, run_id: str, step_key: str, lineage: str | None, log: Log, check: Check
 ) -> Iterator[RunPipeline]:
     """Yields a copy of `template` that shares nothing with any other run, and cleans up after it.
 
@@ -102,7 +130,7 @@ def run_pipeline(
         refresh=template.refresh,
     )
     pipeline.dataset_name = template.dataset_name  # a configured dataset_name_layout was applied to it already
-    pipeline.log = log
+    pipeline.log, pipeline.check = log, check
     try:
         yield pipeline
         for attempt in directory.parent.glob(f"{step_key}-*"):  # this one, and those that failed before it

@@ -1,13 +1,14 @@
 """The resource under the key `dlt`: all that makes `yield from dlt.run(context=context)` safe."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import dlt
 from dagster import AssetExecutionContext, Failure, OpExecutionContext
-from dagster._core.storage.tags import RETRY_NUMBER_TAG
+from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator
-from dagster_dlt.dlt_event_iterator import DltEventType
+from dagster_dlt.dlt_event_iterator import DltEventIterator, DltEventType
 from dlt.common.pipeline import LoadInfo
 from dlt.common.runtime.collector import LogCollector, NullCollector
 from dlt.extract.resource import DltResource
@@ -18,8 +19,10 @@ from runtime.metadata import resource_metadata
 from runtime.missing_secrets import missing_secrets
 from runtime.partitions import named_partition, partition_label, time_interval
 from runtime.pipeline import LoadFailed, one_at_a_time, run_pipeline
+from runtime.refusals import refuse_unsafe
 from runtime.retries import retrying
 from runtime.sweep import sweep_files, sweep_staging
+from runtime.warehouse import count
 
 Context = OpExecutionContext | AssetExecutionContext
 
@@ -37,11 +40,37 @@ class Progress(LogCollector):
         """Without dlt's last line: the materialization says it all."""
 
 
+class RowCounts(DltEventIterator[DltEventType]):
+    """What `dlt.run` returns. dagster-dlt's own `fetch_row_count` fails on an empty load, and on DuckDB's lock."""
+
+    def fetch_row_count(self) -> DltEventIterator[DltEventType]:
+        """Adds the rows that each asset's table has now: of the whole table, or those that its partition has sent."""
+
+        def counted() -> Iterator[DltEventType]:
+            for event in self:
+                metadata: dict[str, Any] = dict(event.metadata or {})
+                yield event._replace(metadata=metadata | dict(self._row_count(metadata)))
+
+        return RowCounts(counted(), self._context, self._dlt_pipeline)
+
+    def _row_count(self, metadata: dict[str, Any]) -> TableMetadataSet:
+        table = TableMetadataSet.extract(metadata).table_name
+        if self._context.has_partition_key:
+            return TableMetadataSet(partition_row_count=metadata["rows_loaded"].value)
+        rows = count(self._dlt_pipeline, f"SELECT count(*) FROM {table.split('.')[-1]}") if table else None
+        return TableMetadataSet(row_count=rows or 0)
+
+
 class IsolatedDltResource(DagsterDltResource):
     """dagster-dlt's resource, made safe for runs at the same time. Drop-in: same arguments, same events.
 
     Each run gets a source and a pipeline of its own. See `runtime.pipeline` for what is private and why.
     """
+
+    def run(self, context: Context, *args: Any, **kwargs: Any) -> DltEventIterator[DltEventType]:
+        """Loads, and yields one event per asset. Arguments as those of `DagsterDltResource.run`."""
+        events = super().run(context, *args, **kwargs)
+        return RowCounts(events, context, events._dlt_pipeline)
 
     def _run(
         self,
@@ -52,7 +81,6 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> Iterator[DltEventType]:
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
-        refuse_to_append_again(op, dlt_source)
         try:
             # Until it loads, a run has changed nothing and may start from the beginning. A load retries itself.
             for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
@@ -66,6 +94,7 @@ class IsolatedDltResource(DagsterDltResource):
                         step_key=str(op.op_handle).replace(".", "_"),
                         lineage=named_partition(op),
                         log=op.log.info,
+                        check=partial(refuse_unsafe, op),
                     ) as pipeline,
                     time_interval(op),
                 ):
@@ -102,26 +131,3 @@ def explain(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> s
     # The first thing that a run does, and all it does there is to reach the warehouse.
     name = pipeline.destination.destination_name
     return f"The warehouse cannot be used; is it up, and are DESTINATION__{name.upper()}__CREDENTIALS__… right? It says"
-
-
-def refuse_to_append_again(context: OpExecutionContext, source: DltSource) -> None:
-    """Stops a run that Dagster started again by itself, if it would append: the lost run may have loaded some rows.
-
-    A merge replaces them. For an append nobody can tell them from the rows that are still to come.
-    """
-    if not int(context.run.tags.get(RETRY_NUMBER_TAG, 0)):
-        return
-    appended = [resource.name for resource in source.selected_resources.values() if appends(resource)]
-    if appended:
-        raise Failure(
-            f"{', '.join(appended)} would append rows that the lost run {context.run.parent_run_id} may have loaded "
-            "already. Look for rows whose _dlt_load_id is not in _dlt_loads, delete them and launch the run again; "
-            'or give the resource a primary key and write_disposition="merge", which may run any number of times.',
-            allow_retries=False,
-        )
-
-
-def appends(resource: DltResource) -> bool:
-    disposition = resource.write_disposition
-    name = disposition.get("disposition") if isinstance(disposition, dict) else disposition
-    return name == "append"

@@ -3,13 +3,20 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
 
+from runtime import resource
 from runtime.resource import IsolatedDltResource
-from tests.runtime.colours import PARTS, THINGS, colours_assets, load
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
+from tests.runtime.colours import PARTS, THINGS, colours, colours_assets, load
 from tests.runtime.conftest import Warehouse
 
 
@@ -81,6 +88,56 @@ def test_a_subset_loads_only_what_was_selected(warehouse: Warehouse) -> None:
         dg.AssetKey(["colours", "visits"])
     ]
     assert warehouse.rows("SELECT count(*) FROM visits") == [(1,)]
+
+
+@pytest.mark.parametrize("things", [THINGS, 0])
+def test_rows_are_counted_on_request(warehouse: Warehouse, things: int) -> None:
+    @dlt_assets(
+        dlt_source=colours("red", things),
+        dlt_pipeline=warehouse_pipeline("colours", "raw_colours"),
+        name="colours",
+        dagster_dlt_translator=SourceTranslator(source="colours"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context).fetch_row_count()
+
+    for loads in (1, 2):
+        result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+        assert metadata(result, "things")["dagster/row_count"] == things
+        assert metadata(result, "visits")["dagster/row_count"] == loads
+
+
+def test_an_op_loads_too(warehouse: Warehouse) -> None:
+    @dg.op(out=dg.Out(dg.Nothing))
+    def first(context: dg.OpExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
+        yield from dlt.run(
+            context=context,
+            dlt_source=colours("red"),
+            dlt_pipeline=warehouse_pipeline("colours", "raw_colours"),
+            dagster_dlt_translator=SourceTranslator(source="colours"),
+        )
+        yield dg.Output(None)
+
+    @dg.job(resource_defs={"dlt": IsolatedDltResource()})
+    def job() -> None:
+        first()
+        first.alias("second")()  # two ops of one run, one after the other or at once
+
+    result = job.execute_in_process()
+
+    assert warehouse.rows("SELECT count(*), count(DISTINCT id) FROM things") == [(THINGS, THINGS)]
+    assert warehouse.rows("SELECT max(visit) FROM visits") == [(2,)]
+    assert warehouse.datasets() == {"raw_colours"}
+    assert len([event for event in result.all_events if event.is_step_materialization]) == 4
+
+
+def test_a_long_step_says_how_far_it_is(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "PROGRESS_SECONDS", 0.0)
+    with dg.instance_for_test() as instance:
+        result = load("red", instance=instance)
+        messages = [record.user_message for record in instance.all_logs(result.run_id)]
+
+    assert any("Extract colours" in message for message in messages), messages
 
 
 def test_a_failed_load_changes_nothing_and_keeps_its_files(warehouse: Warehouse, tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""What a single run asks for, and whether the resource may do it: done as dlt documents it, or refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import dlt
+import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
+
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import warehouse_pipeline
+from tests.runtime.conftest import Warehouse
+
+CURSOR = dlt.sources.incremental("id", initial_value=0)
+
+
+@dlt.source(name="clients", section="clients")
+def clients(count: int = 3, cursor: bool = True) -> Any:
+    """Clients in the order of their ids."""
+
+    @dlt.resource(name="clients", primary_key="id", write_disposition="merge")
+    def with_cursor(moment: Any = CURSOR) -> Iterator[Any]:
+        yield [{"id": i, "of": count} for i in range(1, count + 1)]
+
+    @dlt.resource(name="clients", primary_key="id", write_disposition="merge")
+    def without_cursor() -> Iterator[Any]:
+        yield [{"id": i, "of": count} for i in range(1, count + 1)]
+
+    return with_cursor if cursor else without_cursor
+
+
+def load(
+    source: Any, pipeline: dlt.Pipeline | None = None, partition: str | None = None, **arguments: Any
+) -> dg.ExecuteInProcessResult:
+    @dlt_assets(
+        dlt_source=source,
+        dlt_pipeline=pipeline or warehouse_pipeline("clients", "raw_clients"),
+        dagster_dlt_translator=SourceTranslator(source="clients"),
+        partitions_def=dg.StaticPartitionsDefinition(["east", "west"]) if partition else None,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context, **arguments)
+
+    resources = {"dlt": IsolatedDltResource()}
+    return dg.materialize([assets], partition_key=partition, resources=resources, raise_on_error=False)
+
+
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    [event] = result.get_step_failure_events()
+    error = event.step_failure_data.error
+    assert error is not None
+    return error.message
+
+
+def loaded(warehouse: Warehouse) -> list[tuple[int, int]]:
+    return [(id, of) for id, of in warehouse.rows("SELECT id, of FROM raw_clients.clients ORDER BY id")]
+
+
+def test_a_refresh_drops_tables_and_cursors_as_dlt_documents(warehouse: Warehouse) -> None:
+    assert load(clients(3)).success
+    assert load(clients(3)).success
+    assert loaded(warehouse) == [(1, 3), (2, 3), (3, 3)]
+
+    assert load(clients(2), refresh="drop_sources").success
+    assert loaded(warehouse) == [(1, 2), (2, 2)]
+    assert load(clients(4)).success
+    assert loaded(warehouse) == [(1, 2), (2, 2), (3, 4), (4, 4)]
+
+
+def test_a_write_disposition_holds_for_its_run(warehouse: Warehouse) -> None:
+    load(clients(3, cursor=False))
+    assert load(clients(2, cursor=False), write_disposition="replace").success
+    assert loaded(warehouse) == [(1, 2), (2, 2)]
+    assert load(clients(3, cursor=False)).success
+    assert loaded(warehouse) == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("arguments", [{"write_disposition": "replace"}, {"refresh": "drop_sources"}])
+def test_a_partition_may_not_drop_the_rows_of_others(warehouse: Warehouse, arguments: dict[str, Any]) -> None:
+    load(clients(3), partition="east")
+    result = load(clients(2), partition="west", **arguments)
+
+    assert not result.success
+    assert "the rows of all" in failure_of(result)
+    assert "west" in failure_of(result)
+    assert loaded(warehouse) == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_where_to_load_is_the_pipelines_business(warehouse: Warehouse) -> None:
+    result = load(clients(3), dataset_name="elsewhere")
+
+    assert "dataset_name cannot be chosen for a single run" in failure_of(result)
+    assert warehouse.datasets() == set()
+
+
+def test_a_destination_without_state_takes_no_source_with_a_cursor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
+    received: list[int] = []
+
+    @dlt.destination(batch_size=10)
+    def sink(items: Any, table: Any) -> None:
+        received.extend(item["id"] for item in items)
+
+    pipeline = dlt.pipeline("sink", destination=sink, dataset_name="sink", pipelines_dir=str(tmp_path / "import"))
+    result = load(clients(3), pipeline)
+
+    assert "cursors or other state, which sink cannot keep" in failure_of(result)
+    assert received == []
+    assert load(clients(3, cursor=False), pipeline).success
+    assert sorted(received) == [1, 2, 3]
+
+
+def test_cursors_that_are_never_read_back_are_refused(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTORE_FROM_DESTINATION", "false")
+    assert "RESTORE_FROM_DESTINATION=false" in failure_of(load(clients(3)))
