@@ -176,21 +176,21 @@ def load(location: str) -> "Definitions":
 
 
 def materialize_all(definitions: "Definitions", instance: "DagsterInstance") -> Iterator[dict[str, Any]]:
-    """Runs the location's assets once per partition key, with their checks, and reports each run."""
+    """Runs the location's assets with their checks: one run per named partition, one for all days. Reports each."""
     job = definitions.resolve_implicit_global_asset_job_def()
     for partitions_def, keys in assets_by_partitions(definitions):
-        for partition in partitions_def.get_partition_keys() if partitions_def else [None]:
+        for partition, tags in partitions(partitions_def):
             started = time.monotonic()
             result = job.execute_in_process(
                 instance=instance,
                 asset_selection=keys,
-                partition_key=partition,
+                tags=tags,
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
             events = result.get_asset_materialization_events()
             yield {
-                "partition": partition or "",
+                "partition": partition,
                 "rows": sum(int(str(event.materialization.metadata["rows_loaded"].value)) for event in events),
                 "seconds": time.monotonic() - started,
                 "failures": [
@@ -209,6 +209,18 @@ def assets_by_partitions(definitions: "Definitions") -> list[tuple[Any, list[Any
     for key in sorted(definitions.resolve_asset_graph().materializable_asset_keys):
         groups.setdefault(definitions.resolve_asset_graph().get(key).partitions_def, []).append(key)
     return list(groups.items())
+
+
+def partitions(partitions_def: Any) -> list[tuple[str, dict[str, str]]]:
+    """What to call each run, and the tags that tell Dagster its partition or range of partitions."""
+    from dagster import TimeWindowPartitionsDefinition
+
+    keys = partitions_def.get_partition_keys() if partitions_def else []
+    if isinstance(partitions_def, TimeWindowPartitionsDefinition):
+        first, last = keys[0], keys[-1]
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        return [(f"{first}...{last}", tags)]
+    return [(key, {"dagster/partition": key}) for key in keys] or [("", {})]
 
 
 def root_cause(event: Any) -> str:
