@@ -37,8 +37,8 @@ RUN python -m compileall -q runtime dlt_sources code_locations
 ENV DLT_DATA_DIR=/var/dlt LOAD__DELETE_COMPLETED_JOBS=true RUNTIME__DLTHUB_TELEMETRY=false \
     DAGSTER_GRPC_HOST=0.0.0.0 DAGSTER_GRPC_PORT=4000 DAGSTER_LAZY_LOAD_USER_CODE=1
 USER 10001:10001
-# DAGSTER_MODULE_NAME says which location.
-CMD ["dagster", "api", "grpc"]
+# `dagster api grpc` with patience; DAGSTER_MODULE_NAME says which location.
+CMD ["python", "-m", "runtime.server"]
 
 FROM base AS sandbox
 COPY sandbox sandbox

@@ -4,8 +4,12 @@ import json
 import time
 
 from dagster import DagsterRun, DefaultRunLauncher
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.errors import (
+    DagsterCodeLocationNotFoundError,
+    DagsterLaunchFailedError,
+    DagsterUserCodeUnreachableError,
+)
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
@@ -27,6 +31,19 @@ class LocationRunLauncher(DefaultRunLauncher):
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(inst_data)
         self._unreachable_since: dict[str, float] = {}
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Starts the run; one that its location does not take yet goes back to the queue (`run_queue` says how long).
+
+        Dagster puts back only those whose location did not answer. One that is shutting down for a deploy, or that
+        cannot reach Postgres, answers and refuses: Dagster would mark those runs as failed.
+        """
+        try:
+            super().launch_run(context)
+        except (DagsterLaunchFailedError, DagsterCodeLocationNotFoundError) as error:
+            if error.args == (None,):  # a refusal without a sentence: there is no such job, nor will there be
+                raise
+            raise DagsterUserCodeUnreachableError(f"The location does not take the run yet: {error}") from error
 
     @property
     def supports_check_run_worker_health(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = "dagster-dlt-test"
+PROJECT = os.environ.get("STACK_PROJECT", "dagster-dlt-test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,6 +107,9 @@ class Stack:
         self, assets: list[list[str]], partitions: list[str] | None = None, timeout: float = 240
     ) -> list[dict[str, Any]]:
         """Materialises partitions (None: all) through the daemon and its queue; returns the runs that ended."""
+        return self.backfilled(self.launch_backfill(assets, partitions), timeout)
+
+    def launch_backfill(self, assets: list[list[str]], partitions: list[str] | None = None) -> str:
         launched = self.graphql(
             """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
                  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
@@ -117,11 +120,22 @@ class Stack:
             },
         )["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
-        query = """query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {
-                     status error { message } runs { runId status } } } }"""
+        return str(launched["backfillId"])
+
+    def backfill_now(self, backfill_id: str) -> dict[str, Any]:
+        """Its status and its runs, as the UI shows them now."""
+        found: dict[str, Any] = self.graphql(
+            """query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {
+                 status error { message } runs(limit: 500) { runId status endTime tags { key value } } } } }""",
+            b=backfill_id,
+        )["partitionBackfillOrError"]
+        return found
+
+    def backfilled(self, backfill_id: str, timeout: float) -> list[dict[str, Any]]:
+        """The runs of a backfill, once it has ended."""
 
         def ended() -> Any:
-            found = self.graphql(query, b=launched["backfillId"])["partitionBackfillOrError"]
+            found = self.backfill_now(backfill_id)
             return found if found["status"] not in ("REQUESTED", "CANCELING", "FAILING") else None
 
         found = wait_for(ended, timeout, "the backfill to end")
@@ -184,6 +198,14 @@ class Stack:
             "query($k: [String!]!) { capturedLogs(logKey: $k) { stdout stderr } }", k=[run_id, "compute_logs", keys[0]]
         )["capturedLogs"]
         return f"{logs['stdout'] or ''}{logs['stderr'] or ''}"
+
+    def sandbox(self, path: str, **body: Any) -> None:
+        """A control call of the sandbox, which only its own container can reach."""
+        script = (
+            f"import urllib.request as u; u.urlopen(u.Request('http://127.0.0.1:8000/_sandbox{path}', "
+            f"data={json.dumps(body).encode()!r}, method='POST'))"
+        )
+        self.compose("exec", "-T", "sandbox", "python", "-c", script)
 
     def rows(self, sql: str) -> list[list[str]]:
         """The rows of a query in the warehouse."""

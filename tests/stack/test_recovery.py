@@ -129,3 +129,21 @@ def test_a_cancelled_run_ends_its_process_and_frees_its_slot(slow: Stack) -> Non
     gone = ["exec", "-T", "engineering", "test", "!", "-d", f"/proc/{pid}"]
     wait_for(lambda: slow.compose(*gone, check=False).returncode == 0, 30, "the run's process to end")
     assert slow.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%staging%'") == []
+
+
+@pytest.mark.parametrize("length", ["short", "long"])
+def test_a_deploy_lets_a_short_run_end_and_starts_a_long_one_again(slow: Stack, length: str) -> None:
+    """`docker compose up` after a change: the old container is asked to stop (SIGTERM), a new one follows."""
+    stack = slow
+    run_id = stack.launch([["github", "issues"], ["github", "pull_requests"]], "sandbox/engine")
+    loading(stack, run_id)
+    slow_down(stack, 0 if length == "short" else 4000)
+    stack.compose("up", "--detach", "--no-deps", "--force-recreate", "engineering")
+    slow_down(stack, 0)
+
+    if length == "short":
+        assert status(stack, run_id) == "SUCCESS"
+    else:
+        wait_for(lambda: status(stack, run_id) == "FAILURE", 60, "the run to be given up")
+        assert [run["status"] for run in recovered(stack, run_id)] == ["SUCCESS"]
+    assert_complete(stack, "engine", 5000, 800)

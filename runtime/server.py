@@ -1,0 +1,30 @@
+"""`dagster api grpc`, a code location's server, but it lets runs end before it does, and outlives Postgres."""
+
+import signal
+import sys
+from typing import Any
+
+from dagster._cli import cli
+from dagster._grpc import server
+
+
+class LocationServer(server.DagsterApiServer):
+    """Dagster's server of a location, where its runs are processes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Dagster's own answer to SIGTERM is to end at once, and the runs with it. This one takes no new runs and ends
+        # when the last one has, or when Docker's patience does (`stop_grace_period`).
+        signal.signal(signal.SIGTERM, lambda *_: self._shutdown_once_executions_finish_event.set())
+
+    def _check_for_orphaned_runs(self) -> None:
+        """Reports run processes that have died. Twice a second, from a thread that an exception would end for good."""
+        try:
+            super()._check_for_orphaned_runs()
+        except Exception:
+            self._logger.exception("Runs that have died are reported later: Dagster's Postgres is away")
+
+
+if __name__ == "__main__":
+    server.DagsterApiServer = LocationServer  # type: ignore[misc]
+    cli(["api", "grpc", *sys.argv[1:]])
