@@ -18,6 +18,7 @@ from dlt.common.schema.utils import get_columns_names_with_prop
 from dlt.extract.source import DltSource
 
 from runtime.metadata import tables_of
+from runtime.retries import CHECK_RETRIES
 from runtime.warehouse import count, warehouse_turn
 
 PRIMARY_KEY_CHECK = "primary_key_is_unique"
@@ -32,6 +33,7 @@ def primary_key_checks(assets: AssetsDefinition) -> AssetChecksDefinition:
         name=f"{assets.op.name}_{PRIMARY_KEY_CHECK}",
         specs=[AssetCheckSpec(PRIMARY_KEY_CHECK, asset=key, description=DESCRIPTION) for key in assets.keys],
         can_subset=True,
+        retry_policy=CHECK_RETRIES,
     )
     def check(context: AssetCheckExecutionContext) -> Iterable[AssetCheckResult]:
         schema = stored_schema(pipeline, schema_name)

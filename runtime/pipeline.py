@@ -18,7 +18,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from runtime.retries import retrying
+from runtime.retries import disk_is_full, retrying
 from runtime.sweep import staging_layout
 from runtime.warehouse import data_directory, waiting_lock, warehouse_turn
 
@@ -131,12 +131,16 @@ def run_pipeline(
     )
     pipeline.dataset_name = template.dataset_name  # a configured dataset_name_layout was applied to it already
     pipeline.log, pipeline.check = log, check
+    full = False
     try:
         yield pipeline
         for attempt in directory.parent.glob(f"{step_key}-*"):  # this one, and those that failed before it
             shutil.rmtree(attempt, ignore_errors=True)
         with suppress(OSError):  # another op of the run is still at work below it
             directory.parent.rmdir()
+    except Exception as error:
+        full = disk_is_full(error)
+        raise
     finally:
         if pipeline.is_active:
             pipeline.deactivate()
@@ -144,6 +148,8 @@ def run_pipeline(
             pipeline.drop_staging_dataset()
         except Exception as error:  # it must not hide why the load failed
             log(f"The staging dataset stays for a later run to sweep: {error}")
+        if full:  # half a file tells nobody anything, and its room is needed
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from runtime.missing_secrets import missing_secrets
 from runtime.partitions import named_partition, partition_label, time_interval
 from runtime.pipeline import LoadFailed, one_at_a_time, run_pipeline
 from runtime.refusals import refuse_unsafe
-from runtime.retries import retrying
+from runtime.retries import disk_is_full, retrying
 from runtime.sweep import sweep_files, sweep_staging
-from runtime.warehouse import count
+from runtime.warehouse import count, data_directory
 
 Context = OpExecutionContext | AssetExecutionContext
 
@@ -83,7 +83,8 @@ class IsolatedDltResource(DagsterDltResource):
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
         try:
             # Until it loads, a run has changed nothing and may start from the beginning. A load retries itself.
-            for attempt in retrying(attempts=4, seconds=2, log=op.log.warning):
+            # Seven attempts wait for a minute or more: an API, a warehouse or a full disk may come back in it.
+            for attempt in retrying(attempts=7, seconds=3, log=op.log.warning):
                 with (
                     attempt,
                     missing_secrets.demand(dlt_source),
@@ -103,7 +104,13 @@ class IsolatedDltResource(DagsterDltResource):
                     # All runs of the process share the source; dlt writes what it infers into a source's schema.
                     source = dlt_source.clone()
                     events = list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
-        except (PipelineStepFailed, LoadFailed) as error:
+        except (PipelineStepFailed, LoadFailed, OSError) as error:
+            if disk_is_full(error):
+                raise Failure(
+                    f"No space is left in {data_directory()}, where loads keep their files: free some"
+                ) from error
+            if isinstance(error, OSError):
+                raise
             # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
             raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
         yield from events

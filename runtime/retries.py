@@ -1,15 +1,29 @@
 """What is worth another try inside a run, and how long to wait for it."""
 
+import errno
+import re
 from collections.abc import Callable, Iterator
 
+from dagster import Backoff, RetryPolicy
 from dlt.common.destination.exceptions import SchemaUpdateError
 from dlt.common.exceptions import TerminalException, TransientException
 from dlt.destinations.exceptions import DestinationConnectionError
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from requests.exceptions import HTTPError, Timeout
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random_exponential,
+)
 
 MAX_WAIT_SECONDS = 30.0
+# Of checks: they only read, so Dagster's own way is enough. Waits 75 s in total, as long as a load does.
+CHECK_RETRIES = RetryPolicy(max_retries=4, delay=5, backoff=Backoff.EXPONENTIAL)
+# Drivers raise the same exception for a server that is away and for one that will never let this user in.
+REFUSAL = re.compile(r"authentication failed|(role|database) .* does not exist")
 TRANSIENT = (TransientException, DestinationConnectionError, RequestsConnectionError, Timeout, OSError)
 
 
@@ -20,6 +34,8 @@ def is_transient(error: BaseException) -> bool:
     schema counts: runs that create the same table at once make each other's DDL fail, and dlt, asked again, applies
     only what is still missing.
     """
+    if any(_is_operational(cause) and REFUSAL.search(str(cause)) for cause in _causes(error)):
+        return False
     for cause in _causes(error):
         if isinstance(cause, SchemaUpdateError):
             return True
@@ -29,14 +45,18 @@ def is_transient(error: BaseException) -> bool:
             return cause.response.status_code == 429 or cause.response.status_code >= 500
         if isinstance(cause, TRANSIENT):
             return not isinstance(cause, FileNotFoundError | PermissionError)
-        # PEP 249's name for what is not the programmer's fault, whatever the driver: disconnects, deadlocks, …
-        if any(kind.__name__ == "OperationalError" for kind in type(cause).__mro__):
+        if _is_operational(cause):
             return True
     return False
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Whether there was no room for a file."""
+    return any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in _causes(error))
+
+
 def retrying(attempts: int, seconds: float, log: Callable[[str], None]) -> Retrying:
-    """Up to `attempts` tries with exponential back-off and jitter: the first wait is at most `seconds`.
+    """Up to `attempts` tries with exponential back-off, half of it random: the first wait is at most `seconds`.
 
     Gives up early on an error that comes back unchanged twice: that is no race.
     """
@@ -55,10 +75,16 @@ def retrying(attempts: int, seconds: float, log: Callable[[str], None]) -> Retry
     return Retrying(
         retry=retry_if_exception(worth_it),
         stop=stop_after_attempt(attempts),
-        wait=wait_random_exponential(multiplier=seconds, max=MAX_WAIT_SECONDS),
+        wait=wait_exponential(multiplier=seconds / 2, max=MAX_WAIT_SECONDS / 2)
+        + wait_random_exponential(multiplier=seconds / 2, max=MAX_WAIT_SECONDS / 2),
         before_sleep=announce,
         reraise=True,
     )
+
+
+def _is_operational(error: BaseException) -> bool:
+    """PEP 249's name for what is not the programmer's fault, whatever the driver: disconnects, deadlocks, …"""
+    return any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.github import github_reactions, github_repo_events, github_stargazers, github_totals
 from runtime.checks import pipeline_and_schema, primary_key_checks
+from runtime.retries import CHECK_RETRIES
 from runtime.translator import SourceTranslator
 from runtime.warehouse import count, warehouse_pipeline
 
@@ -97,6 +98,7 @@ def rows_match_github(
     @dg.asset_check(
         asset=["github", table],
         description="The warehouse has every row that GitHub counts in the repository, and all children of a row.",
+        retry_policy=CHECK_RETRIES,
     )
     def rows_match_github(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         record = context.instance.get_run_record_by_id(context.run.run_id)

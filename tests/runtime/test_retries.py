@@ -1,5 +1,6 @@
 """What is tried again inside a run, what fails at once, and that nothing loads twice or not at all."""
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -103,8 +104,8 @@ def test_it_gives_up_in_the_end(warehouse: Warehouse) -> None:
     result = flaky.load()
 
     assert not result.success
-    assert flaky.reads == 4
-    assert "reset 3" in failure_of(result)
+    assert flaky.reads == 7
+    assert "reset 6" in failure_of(result)
 
 
 def test_a_warehouse_that_comes_back_is_waited_for(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +150,25 @@ def test_a_warehouse_that_stays_away_is_named(warehouse: Warehouse, monkeypatch:
         result
     )
     assert "canary" not in str([event.event_specific_data for event in result.all_events])
+
+
+def test_a_warehouse_that_refuses_the_user_fails_at_once(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if warehouse.name == "duckdb":
+        pytest.skip("DuckDB is a file")
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", warehouse.credentials.replace("postgres:", "nobody:", 1))
+    result = Flaky().load()
+
+    assert not result.success
+    assert "nobody" in failure_of(result)
+    assert "Attempt 1" not in capfd.readouterr().err
+
+
+def test_a_full_disk_is_waited_for_and_named(warehouse: Warehouse) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert Flaky(full).load().success
+
+    result = Flaky(*[full] * 9).load()
+    assert not result.success
+    assert "No space is left in" in failure_of(result)
