@@ -1,6 +1,5 @@
 """What is killed in the middle of a load comes back by itself: nothing lost, nothing twice, nothing left behind."""
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 @pytest.fixture
 def slow(stack: Stack) -> Iterator[Stack]:
     """The stack with an API that takes its time, so that there is a middle of a load; and an empty warehouse."""
+    wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
     stack.rows("DROP SCHEMA IF EXISTS raw_github CASCADE")
     slow_down(stack, 400)
     yield stack
@@ -23,11 +23,7 @@ def slow(stack: Stack) -> Iterator[Stack]:
 
 
 def slow_down(stack: Stack, latency_ms: int) -> None:
-    script = (
-        "import urllib.request as u; u.urlopen(u.Request('http://127.0.0.1:8000/_sandbox/settings', "
-        f"data=b'{json.dumps({'latency_ms': latency_ms})}', method='POST'))"
-    )
-    stack.compose("exec", "-T", "sandbox", "python", "-c", script)
+    stack.sandbox("/settings", latency_ms=latency_ms)
 
 
 def loading(stack: Stack, run_id: str) -> int:
