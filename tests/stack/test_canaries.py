@@ -1,0 +1,117 @@
+"""Secrets are where they are needed and nowhere else: planted ones are looked for wherever a run leaves anything."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from tests.stack.conftest import Stack, wait_for
+
+TOKEN, WRONG_TOKEN, WRONG_PASSWORD = "sandbox-token", "canary-token-5d1c9e", "canary-password-8a40b7"
+INSTANCE, WAREHOUSE, SOURCE = "DAGSTER_POSTGRES_PASSWORD", "DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "TOKEN"
+MAY_KNOW = {
+    "postgres": {INSTANCE},
+    "migrate": {INSTANCE},
+    "webserver": {INSTANCE},
+    "daemon": {INSTANCE},
+    "warehouse": {WAREHOUSE},
+    "sandbox": set(),
+    "engineering": {INSTANCE, WAREHOUSE, SOURCE},
+}
+# What a process wrote, whatever it is: files of failed loads with their traces, captured logs, temporary files.
+FILES = """
+import gzip, pathlib, sys
+for folder in sys.argv[1:]:
+    for path in filter(pathlib.Path.is_file, pathlib.Path(folder).rglob('*')):
+        data = path.read_bytes()
+        print(path, (gzip.decompress(data) if data[:2] == b'\\x1f\\x8b' else data).decode('latin-1'))
+"""
+
+
+@pytest.fixture(scope="module")
+def secrets(changed_stack: Stack) -> dict[str, set[str]]:
+    """Every value that a secret has in these tests, by what it opens. The passwords are random: canaries themselves."""
+    passwords = dict(re.findall(r"^(\w+PASSWORD)=(.+)$", changed_stack.env_file.read_text(), re.MULTILINE))
+    return {
+        INSTANCE: {passwords[INSTANCE]},
+        WAREHOUSE: {passwords[WAREHOUSE], WRONG_PASSWORD},
+        SOURCE: {TOKEN, WRONG_TOKEN},
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(changed_stack: Stack, secrets: dict[str, set[str]]) -> list[str]:
+    """Loads that succeed, are refused, meet a vendor that repeats the token, and cannot get into the warehouse."""
+    stack, ids = changed_stack, []
+
+    def load(expected: str, reason: str = "") -> None:
+        wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
+        run = stack.materialize([["github", "issues"]], "sandbox/handbook")
+        ids.append(run["runId"])
+        log = json.dumps(stack.events(run["runId"]))
+        assert run["status"] == expected, log[-3000:]
+        assert reason in log
+
+    load("SUCCESS")
+    # Six times: the source gives up after five, and the run tries again.
+    stack.sandbox("/faults", kind="status", status=500, message=f"no luck with {TOKEN}", times=6)
+    load("SUCCESS", "no luck with ***")
+    stack.sandbox("/faults", kind="status", status=403, message=f"no entry for {TOKEN}")
+    load("FAILURE", "no entry for ***")
+    stack.apply(SOURCES__GITHUB__ACCESS_TOKEN=WRONG_TOKEN)
+    load("FAILURE", "GitHub rejects the credential")
+    stack.apply(SOURCES__GITHUB__ACCESS_TOKEN=TOKEN, DESTINATION__POSTGRES__CREDENTIALS__PASSWORD=WRONG_PASSWORD)
+    load("FAILURE", "password authentication failed")
+    return ids
+
+
+@pytest.fixture(scope="module")
+def surfaces(changed_stack: Stack, runs: list[str]) -> dict[str, str]:
+    """All that is kept of those runs, as text."""
+    stack = changed_stack
+    folders = ["/var/dlt", "/var/log/dagster", "/tmp", "/app/data"]
+    return {
+        "the event log in the UI": json.dumps([stack.events(run) for run in runs]),
+        "what runs printed": "".join(stack.captured_logs(run) for run in runs),
+        "Dagster's database": stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "dagster", "dagster").stdout,
+        "the warehouse": stack.compose("exec", "-T", "warehouse", "pg_dump", "-U", "loader", "warehouse").stdout,
+        "files": stack.compose("exec", "-T", "engineering", "python", "-c", FILES, *folders).stdout,
+        "container logs": stack.compose("logs", "--no-color").stdout,
+    }
+
+
+def test_no_secret_is_in_anything_that_is_kept(surfaces: dict[str, str], secrets: dict[str, set[str]]) -> None:
+    found = [
+        (surface, secret)
+        for surface, text in surfaces.items()
+        for secret, values in secrets.items()
+        if any(value in text for value in values)
+    ]
+    assert found == []
+
+
+def test_the_search_finds_what_is_there(surfaces: dict[str, str]) -> None:
+    """The sentences of the failures are where the secrets would be."""
+    for surface in ("the event log in the UI", "what runs printed", "Dagster's database", "files"):
+        assert "GitHub rejects the credential" in surfaces[surface], surface
+        assert "password authentication failed" in surfaces[surface], surface
+    assert "handbook" in surfaces["the warehouse"]
+
+
+@pytest.mark.parametrize("service", MAY_KNOW)
+def test_a_container_knows_the_secrets_it_needs_and_no_other(
+    changed_stack: Stack, runs: list[str], secrets: dict[str, set[str]], service: str
+) -> None:
+    stack = changed_stack
+    [container] = stack.compose("ps", "--all", "--quiet", service).stdout.split()
+    inspected = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True).stdout
+    processes = ""
+    if service != "migrate":  # it has ended
+        processes = stack.compose("exec", "-T", service, "sh", "-c", "cat /proc/[0-9]*/environ", check=False).stdout
+    known = {
+        secret
+        for secret, values in secrets.items()
+        if any(value in text for value in values for text in (inspected, processes))
+    }
+    assert known == MAY_KNOW[service]
