@@ -136,6 +136,7 @@ def test_a_deploy_lets_a_short_run_end_and_starts_a_long_one_again(slow: Stack, 
     slow_down(stack, 0 if length == "short" else 4000)
     stack.compose("up", "--detach", "--no-deps", "--force-recreate", "engineering")
     slow_down(stack, 0)
+    stack.reload("engineering")
 
     if length == "short":
         assert status(stack, run_id) == "SUCCESS"
