@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from sandbox.control import control_routes
 from sandbox.github import GitHub
-from sandbox.traffic import Traffic
+from sandbox.thinkific import Thinkific
+from sandbox.traffic import Traffic, Vendor
 
 TOKEN = "sandbox-token"  # noqa: S105 - the only right one, for every vendor; it opens nothing else
 
@@ -27,7 +28,8 @@ def archives_from_environment() -> list[Path]:
 def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     """The ASGI app. Raises ArchiveError if an archive cannot be served."""
     github = GitHub(TOKEN, seed, github_archives)
-    vendors = [github]
+    thinkific = Thinkific(TOKEN, seed)
+    vendors: list[Vendor] = [github, thinkific]
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok", "vendors": [vendor.name for vendor in vendors]})
@@ -35,9 +37,10 @@ def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     routes: list[BaseRoute] = [Route("/health", health)]
     routes += [Mount(f"/{vendor.name}", vendor.app) for vendor in vendors]
     inner = Starlette(routes=routes)
-    traffic = Traffic(inner, list(vendors))
+    traffic = Traffic(inner, vendors)
     inner.router.routes += [
         Mount("/_sandbox/github", routes=github.control),
+        Mount("/_sandbox/thinkific", routes=thinkific.control),
         Mount("/_sandbox", routes=control_routes(traffic)),
     ]
     return traffic

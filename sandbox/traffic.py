@@ -22,7 +22,7 @@ MATCHES = ("path", "method", "operation", "contains")
 @dataclass
 class Settings:
     """What can be set while the server runs. `graphql_points` and `rest_requests` hold for `window_seconds`,
-    `…_per_minute` are the secondary limits."""
+    `…_per_minute` are the secondary limits. Thinkific's `thinkific_requests` hold for `thinkific_window_seconds`."""
 
     latency_ms: float = 0
     graphql_points: int = 5_000
@@ -30,6 +30,8 @@ class Settings:
     rest_requests: int = 5_000
     rest_requests_per_minute: int = 900
     window_seconds: float = 3_600
+    thinkific_requests: int = 120
+    thinkific_window_seconds: float = 60
 
 
 @dataclass
@@ -152,7 +154,8 @@ class Traffic:
 
     def _take(self, call: Call, vendor: Vendor) -> Fault | None:
         for fault in self.faults:
-            if fault.fits(call) and (fault.kind in GENERIC_KINDS or vendor.meets(fault, call)):
+            own = fault.kind in vendor.kinds and vendor.meets(fault, call)
+            if fault.fits(call) and (fault.kind in GENERIC_KINDS or own):
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times <= 0:

@@ -26,6 +26,7 @@ class Sandbox:
     def __init__(self, url: str) -> None:
         self.url = url
         self.github_url = f"{url}/github"
+        self.thinkific_url = f"{url}/thinkific"
         self.token = "sandbox-token"
         self.http = Session()
 
@@ -81,6 +82,15 @@ class Sandbox:
     def change(self, kind: str, repository: str = "sandbox/handbook", **arguments: Any) -> dict[str, Any]:
         """Change the data of a repository; returns what came of it."""
         return dict(self.control("POST", "/github/changes", {"kind": kind, "repository": repository, **arguments}))
+
+    def create_site(self, **sizes: int) -> dict[str, int]:
+        """A Thinkific site of exactly these sizes (what is left out has its usual one) in the place of the other."""
+        return dict(self.control("POST", "/thinkific/site", sizes))
+
+    def change_site(self, kind: str, table: str | None = None, **arguments: Any) -> dict[str, Any]:
+        """Change the Thinkific site; returns the row as it is then, or was."""
+        where = {"table": table} if table else {}
+        return dict(self.control("POST", "/thinkific/changes", {"kind": kind, **where, **arguments}))
 
     def graphql(self, query: str, variables: dict[str, Any] | None = None) -> Response:
         """A GraphQL request to the GitHub part, with the token."""
