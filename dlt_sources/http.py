@@ -91,7 +91,10 @@ def pause(seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Vendor:
-    """Whose API a source reads. Its settings are `SOURCES__<SOURCE>__*`; `title` is its name in messages."""
+    """Whose API a source reads. Its settings are `SOURCES__<SOURCE>__*`; `title` is its name in messages.
+
+    `companions` are the settings that a credential is only right with, such as the account that it belongs to.
+    """
 
     source: str
     title: str
@@ -99,6 +102,7 @@ class Vendor:
     base_url: str
     permission: str
     read_limit: Callable[[Response], Limit | None] = read_limit
+    companions: tuple[str, ...] = ()
 
     def variable(self, key: str) -> str:
         return f"SOURCES__{self.source}__{key}".upper()
@@ -108,13 +112,19 @@ class Vendor:
 
         dlt's injection would fall back to a bare `ACCESS_TOKEN`, whoever's that is, and send it to the vendor.
         """
-        secret = str(given or dlt.secrets.get(f"sources.{self.source}.{self.credential}") or "").strip()
-        variable = self.variable(self.credential)
-        if not secret:
+        return self._demand(self.credential, given or dlt.secrets.get(f"sources.{self.source}.{self.credential}"))
+
+    def setting(self, key: str, given: str | None = None) -> str:
+        """A setting that has no default and is no secret: as given, else from dlt's providers under its exact name."""
+        return self._demand(key, given or dlt.config.get(f"sources.{self.source}.{key}"))
+
+    def _demand(self, key: str, found: Any) -> str:
+        value, variable = str(found or "").strip(), self.variable(key)
+        if not value:
             raise PermanentSourceError(f"{variable} is missing or empty: set it to read from {self.title}.")
-        if not (secret.isascii() and secret.isprintable() and " " not in secret):
+        if not (value.isascii() and value.isprintable() and " " not in value):
             raise PermanentSourceError(f"{variable} holds spaces or signs that no credential has: copy it anew.")
-        return secret
+        return value
 
     def number(self, key: str, default: float) -> float:
         value: Any = dlt.config.get(f"sources.{self.source}.{key}")
@@ -226,7 +236,8 @@ class Vendor:
         if status >= 500:
             return TransientSourceError(f"{self.title} failed at {url} ({status}: {said}).")
         if status == 401:
-            return PermanentSourceError(f"{self.title} rejects the credential (401 at {url}): check {variable}.")
+            variables = " and ".join(self.variable(key) for key in (self.credential, *self.companions))
+            return PermanentSourceError(f"{self.title} rejects the credential (401 at {url}): check {variables}.")
         if status == 403:
             scopes = response.headers.get("X-Accepted-OAuth-Scopes")
             needs = self.permission + (f", for this address scope {scopes}" if scopes else "")

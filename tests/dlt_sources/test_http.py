@@ -59,14 +59,24 @@ def test_a_secret_has_its_exact_name_only(monkeypatch: pytest.MonkeyPatch) -> No
     assert VENDOR.secret("given") == "given"
 
 
-def test_a_secret_may_be_in_secrets_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_has_its_exact_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCOUNT", "bare")
+    with pytest.raises(PermanentSourceError, match=r"^SOURCES__ACME__ACCOUNT is missing or empty: set it"):
+        VENDOR.setting("account")
+    monkeypatch.setenv("SOURCES__ACME__ACCOUNT", " exact\n")
+    assert VENDOR.setting("account") == "exact"
+    assert VENDOR.setting("account", "given") == "given"
+
+
+def test_secrets_and_settings_may_be_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".dlt").mkdir()
     (tmp_path / ".dlt" / "secrets.toml").write_text('[sources.acme]\napi_key = "from-the-file"\n')
+    (tmp_path / ".dlt" / "config.toml").write_text('[sources.acme]\naccount = "from-the-file"\n')
     monkeypatch.chdir(tmp_path)
     context = Container()[PluggableRunContext]
     context.reload()
     try:
-        assert VENDOR.secret() == "from-the-file"
+        assert VENDOR.secret() == VENDOR.setting("account") == "from-the-file"
     finally:
         monkeypatch.undo()
         context.reload()
