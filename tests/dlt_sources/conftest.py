@@ -23,9 +23,9 @@ class Warehouse:
     def fresh_pipeline(self, pipelines_dir: str) -> dlt.Pipeline:
         """The pipeline as a machine sees it that has never run it."""
         return dlt.pipeline(
-            "github",
+            "source",
             destination=dlt.destinations.duckdb(str(self.folder / "warehouse.duckdb")),
-            dataset_name="raw_github",
+            dataset_name="raw",
             pipelines_dir=str(self.folder / pipelines_dir),
         )
 
@@ -64,7 +64,7 @@ class Warehouse:
         """Names and types as the database has them, without dlt's own."""
         found = self.rows(
             "SELECT column_name, data_type FROM information_schema.columns "
-            f"WHERE table_schema = 'raw_github' AND table_name = '{table}' ORDER BY ordinal_position"
+            f"WHERE table_schema = 'raw' AND table_name = '{table}' ORDER BY ordinal_position"
         )
         return {name: kind for name, kind in found if not name.startswith("_dlt")}
 
@@ -81,6 +81,17 @@ def github(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     """The sandbox as the GitHub that the source reads, with little patience."""
     monkeypatch.setenv("SOURCES__GITHUB__ACCESS_TOKEN", sandbox.token)
     monkeypatch.setenv("SOURCES__GITHUB__API_BASE_URL", sandbox.github_url)
+    monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    return sandbox
+
+
+@pytest.fixture
+def thinkific_site(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the Thinkific site that the source reads, with little patience."""
+    monkeypatch.setenv("SOURCES__THINKIFIC__API_KEY", sandbox.token)
+    monkeypatch.setenv("SOURCES__THINKIFIC__SUBDOMAIN", "sandbox")
+    monkeypatch.setenv("SOURCES__THINKIFIC__API_BASE_URL", sandbox.thinkific_url)
     monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     return sandbox

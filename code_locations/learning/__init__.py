@@ -1,0 +1,1 @@
+"""The learning team's code location."""

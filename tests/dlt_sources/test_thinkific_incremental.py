@@ -1,0 +1,138 @@
+"""What a second load of Thinkific brings: the changes, all of them; and what Thinkific does not tell."""
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from dlt_sources.http import PermanentSourceError
+from dlt_sources.thinkific import thinkific
+from tests.conftest import Sandbox
+from tests.dlt_sources.conftest import Warehouse
+
+WHOLE = {"courses": 12, "users": 600, "course_reviews": 150}  # read by every load
+ALL = WHOLE | {"enrollments": 2_400}
+
+
+def roots(loaded: dict[str, int]) -> dict[str, int]:
+    return {table: rows for table, rows in loaded.items() if "__" not in table and rows}
+
+
+def rows_in(warehouse: Warehouse) -> dict[str, int]:
+    return {table: warehouse.value(f"SELECT count(*) FROM {table}") for table in ALL}
+
+
+def test_a_second_load_brings_no_enrollment_and_no_new_row(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+    assert roots(warehouse.load(thinkific())) == ALL
+    thinkific_site.forget_requests()
+    assert roots(warehouse.load(thinkific())) == WHOLE
+    assert thinkific_site.counts()["by_path"]["/thinkific/enrollments"] == 1
+    assert rows_in(warehouse) == ALL
+
+
+def test_another_machine_goes_on_where_the_first_stopped(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+    warehouse.load(thinkific())
+    warehouse.pipeline = warehouse.fresh_pipeline("elsewhere")
+    assert roots(warehouse.load(thinkific())) == WHOLE
+
+
+def test_a_change_brings_itself(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+    warehouse.load(thinkific())
+    [(unfinished,)] = warehouse.rows("SELECT min(id) FROM enrollments WHERE NOT completed")
+    thinkific_site.change_site("progress", id=unfinished, percentage=1)
+    user = thinkific_site.change_site("new", "users")
+    thinkific_site.change_site("new", "enrollments", user_id=user["id"])
+    thinkific_site.change_site("edit", "courses", id=101, name="Renamed")
+    thinkific_site.change_site("new", "course_reviews")
+    changed = WHOLE | {"users": 601, "course_reviews": 151}
+    assert roots(warehouse.load(thinkific())) == changed | {"enrollments": 2}
+    assert rows_in(warehouse) == changed | {"enrollments": 2_401}
+    done = f"SELECT completed, percentage_completed, completed_at = updated_at FROM enrollments WHERE id = {unfinished}"
+    assert warehouse.rows(done) == [(True, 1.0, True)]
+    assert warehouse.value("SELECT name FROM courses WHERE id = 101") == "Renamed"
+
+
+@pytest.mark.parametrize("hours_ago", [1, 47])
+def test_a_late_update_arrives(thinkific_site: Sandbox, warehouse: Warehouse, hours_ago: float) -> None:
+    warehouse.load(thinkific())
+    late = thinkific_site.change_site("progress", percentage=0.9, hours_ago=hours_ago)
+    assert roots(warehouse.load(thinkific()))["enrollments"] == 1
+    assert warehouse.value(f"SELECT percentage_completed FROM enrollments WHERE id = {late['id']}") == 0.9
+
+
+def test_what_changes_behind_the_reader_arrives_with_the_next_load(
+    thinkific_site: Sandbox, warehouse: Warehouse
+) -> None:
+    passed: list[int] = []
+    changed: list[str] = []
+
+    def change_what_was_read(row: dict[str, Any]) -> dict[str, Any]:
+        if not passed:
+            passed.append(row["id"])
+            changed.append(thinkific_site.change_site("progress", id=row["id"], percentage=0.33)["updated_at"])
+            thinkific_site.change_site("progress", id=row["id"] + 2_399, percentage=0.44)  # newer, and still to come
+        return row
+
+    source = thinkific().with_resources("enrollments")
+    source.resources["enrollments"].add_map(change_what_was_read)
+    warehouse.load(source)
+    percentages = f"SELECT percentage_completed FROM enrollments WHERE id = {passed[0]}"
+    assert warehouse.value(percentages) != 0.33
+    assert warehouse.value("SELECT count(*) FROM enrollments WHERE percentage_completed = 0.44") == 1
+    cursor = warehouse.pipeline.state["sources"]["thinkific"]["resources"]["enrollments"]["sandbox"]
+    assert datetime.fromisoformat(cursor) < datetime.fromisoformat(changed[0])
+    warehouse.load(thinkific())
+    assert warehouse.value(percentages) == 0.33
+
+
+@pytest.mark.parametrize("table", ["users", "enrollments"])
+def test_a_row_that_moves_past_the_reader_is_not_lost(
+    thinkific_site: Sandbox, warehouse: Warehouse, table: str
+) -> None:
+    deleted: list[int] = []
+
+    def delete_what_was_read(row: dict[str, Any]) -> dict[str, Any]:
+        if not deleted:
+            deleted.append(row["id"])
+            thinkific_site.change_site("delete", table, id=row["id"])
+        return row
+
+    source = thinkific().with_resources(table)
+    source.resources[table].add_map(delete_what_was_read)
+    warehouse.load(source)
+    assert warehouse.value(f"SELECT count(*) FROM {table}") == ALL[table]
+    assert thinkific_site.counts()["by_path"][f"/thinkific/{table}"] == 2 * -(-ALL[table] // 250)
+
+
+def test_each_site_has_its_own_cursor(
+    thinkific_site: Sandbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCES__THINKIFIC__SUBDOMAIN", "elsewhere")
+    assert isinstance(warehouse.refused(thinkific()), PermanentSourceError)
+    assert warehouse.extract(thinkific("sandbox"))["enrollments"] == 2_400
+    state = warehouse.pipeline.state["sources"]["thinkific"]["resources"]["enrollments"]
+    assert list(state) == ["sandbox"]
+
+
+def test_a_load_that_fails_half_way_loads_nothing_and_is_made_good(
+    thinkific_site: Sandbox, warehouse: Warehouse
+) -> None:
+    thinkific_site.fault("status", status=401, match={"path": "/course_reviews"})
+    assert isinstance(warehouse.refused(thinkific()), PermanentSourceError)
+    assert thinkific_site.faults() == []
+    assert roots(warehouse.load(thinkific())) == ALL
+    thinkific_site.change_site("progress", percentage=1)
+    thinkific_site.fault("status", status=401, match={"path": "/course_reviews"})
+    warehouse.refused(thinkific())
+    assert roots(warehouse.load(thinkific())) == WHOLE | {"enrollments": 1}
+
+
+def test_a_full_reload_shows_what_was_deleted(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+    warehouse.load(thinkific())
+    deleted = thinkific_site.change_site("delete", "users", id=1_050)["id"]
+    assert roots(warehouse.load(thinkific(full_reload=True)))["enrollments"] == 2_396
+    assert roots(warehouse.load(thinkific())).get("enrollments") is None
+    for table, key in (("users", "id"), ("enrollments", "user_id")):
+        newest = f"(SELECT max(_dlt_load_id) FROM {table})"
+        gone = warehouse.rows(f"SELECT DISTINCT {key} FROM {table} WHERE _dlt_load_id < {newest}")
+        assert gone == [(deleted,)]
