@@ -9,6 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
+TABLES = ("courses", "users", "enrollments", "course_reviews")
 OPENED = datetime(2024, 1, 8, tzinfo=UTC)
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)  # nothing invented is later; changes carry the time at which they are made
 
@@ -43,7 +44,7 @@ class Site:
 
     def __init__(self, seed: int, size: Size) -> None:
         self.random = random.Random(seed)  # noqa: S311
-        self.tables: dict[str, dict[int, Row]] = {"courses": {}, "users": {}, "enrollments": {}, "course_reviews": {}}
+        self.tables: dict[str, dict[int, Row]] = {table: {} for table in TABLES}
         self.next_id = {"courses": 101, "users": 1_001, "enrollments": 50_001, "course_reviews": 9_001}
         for _ in range(size.users):
             self.add_user(self._moment(OPENED, TODAY - timedelta(days=60)))

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.control import endpoint
 from sandbox.github.limits import Budget
-from sandbox.thinkific.site import Row, Site, Size, text
+from sandbox.thinkific.site import TABLES, Row, Site, Size, text
 from sandbox.traffic import Call, Fault, Settings
 
 SUBDOMAIN = "sandbox"
@@ -53,10 +54,9 @@ class Thinkific:
 
     def __init__(self, token: str, seed: int) -> None:
         self.token, self.seed = token, seed
-        self.reset()
         self.configure(Settings())
         routes = []
-        for table in self.site.tables:
+        for table in TABLES:
             routes += [Route(f"/{table}", self._list), Route(f"/{table}/{{id:int}}", self._one)]
         self.router = Router(routes, redirect_slashes=False)
         self.app: ASGIApp = self.serve
@@ -66,9 +66,14 @@ class Thinkific:
         """Begin anew with these limits."""
         self.budget = Budget("thinkific", settings.thinkific_requests, settings.thinkific_window_seconds)
 
+    @cached_property
+    def site(self) -> Site:
+        """The data, invented when somebody first asks for it: a reset is quick."""
+        return Site(self.seed, Size())
+
     def reset(self) -> None:
         """The data as at the start."""
-        self.site = Site(self.seed, Size())
+        vars(self).pop("site", None)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Key, limit, the routes, and errors as Thinkific writes them."""
@@ -190,8 +195,8 @@ class Thinkific:
         if kind not in kinds:
             raise ValueError(f"there is no change {kind!r}; known: {', '.join(kinds)}")
         table = arguments.get("table", "enrollments")
-        if table not in self.site.tables:
-            raise ValueError(f"there is no table {table!r}; known: {', '.join(self.site.tables)}")
+        if table not in TABLES:
+            raise ValueError(f"there is no table {table!r}; known: {', '.join(TABLES)}")
         return kinds[kind](**arguments)
 
     def _new(self, table: str, user_id: int | None = None, course_id: int | None = None, hours_ago: float = 0) -> Row:
