@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from dotenv import dotenv_values
 
+from sandbox.shop import running_shop
 from scripts import port_is_free
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "data" / "dagster"
 SANDBOX_IN_COMPOSE = "http://sandbox:8000"
+SHOP_IN_COMPOSE = "@shop:5432/"
+SHOP = "SOURCES__SQL_DATABASE__CREDENTIALS"
 CHOSEN_IN_DEMO = ("GITHUB_REPOSITORIES", "SANDBOX_GITHUB_ARCHIVES")
 
 
@@ -113,7 +116,7 @@ def stop(*_: object) -> None:
 
 @contextmanager
 def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
-    """Runs the sandbox and sets the environment of all that follows."""
+    """Runs the sandbox and the shop's database and sets the environment of all that follows."""
     archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
     port = free_port()
     command = [sys.executable, "-m", "sandbox", "--port", str(port)]
@@ -124,7 +127,10 @@ def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
         wait_for(process, address)
         os.environ |= {name: (value or "").replace(SANDBOX_IN_COMPOSE, address) for name, value in settings.items()}
         set_up()
-        yield
+        with ExitStack() as stack:
+            if SHOP_IN_COMPOSE in os.environ.get(SHOP, ""):
+                os.environ[SHOP] = stack.enter_context(running_shop(ROOT / "data" / "shop"))
+            yield
     finally:
         process.terminate()
         process.wait()

