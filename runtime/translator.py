@@ -12,12 +12,14 @@ from dagster_dlt.translator import DltResourceTranslatorData
 class SourceTranslator(DagsterDltTranslator):
     """Names the assets of one source: key `[<source>, <resource>]`, group `<source>`, nothing invented upstream.
 
-    `source` is the folder's name in `dlt_sources`. The docstring of each resource becomes its description.
+    `source` is the folder's name in `dlt_sources`. The docstring of each resource becomes its description,
+    unless `descriptions` has one under the resource's name.
     """
 
     source: str = ""
     owners: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
         spec = super().get_asset_spec(data)
@@ -27,6 +29,7 @@ class SourceTranslator(DagsterDltTranslator):
             metadata["dagster/table_name"] = f"{data.pipeline.dataset_name}.{data.resource.table_name}"
         return spec.replace_attributes(
             key=AssetKey([self.source, data.resource.name]),
+            description=self.descriptions.get(data.resource.name, spec.description),
             deps=[],  # dagster-dlt would make up an upstream asset `<source>_<resource>` that nobody has
             group_name=self.source,
             owners=self.owners,

@@ -6,6 +6,7 @@ from typing import Any
 
 import dlt
 import pytest
+from dlt.common.destination import TLoaderFileFormat
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -15,6 +16,8 @@ from tests.conftest import Sandbox
 
 class Warehouse:
     """A DuckDB file and the one pipeline that loads into it."""
+
+    loader_file_format: TLoaderFileFormat | None = "parquet"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +34,7 @@ class Warehouse:
 
     def load(self, *sources: DltSource) -> dict[str, int]:
         """Run a load; the number of rows it brought into each table."""
-        self.pipeline.run(list(sources), loader_file_format="parquet")
+        self.pipeline.run(list(sources), loader_file_format=self.loader_file_format)  # type: ignore[arg-type]
         trace = self.pipeline.last_trace
         assert trace is not None
         assert trace.last_normalize_info is not None

