@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/root/.cache \
 FROM python:3.13-slim-trixie AS base
 # Numeric, so that Kubernetes can verify runAsNonRoot. The folders become volumes, which take over this owner.
 RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --no-create-home dagster \
- && install -d -o 10001 -g 10001 /var/dlt /var/log/dagster /dagster /app/data
+ && install -d -o 10001 -g 10001 /var/dlt /var/log/dagster /dagster /app/data /files
 COPY --from=build /app/.venv /app/.venv
 # DAGSTER_HOME holds dagster.yaml and workspace.yaml, which are mounted, never baked in.
 ENV PATH=/app/.venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 \
@@ -44,4 +44,4 @@ FROM base AS sandbox
 COPY sandbox sandbox
 RUN python -m compileall -q sandbox
 USER 10001:10001
-CMD ["python", "-m", "sandbox", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "sandbox", "--host", "0.0.0.0", "--port", "8000", "--files", "/files"]

@@ -42,7 +42,7 @@ stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 
 clean: ## forget what `make demo` and `make dev` loaded
-	rm -rf data/dagster data/dlt data/shop data/warehouse.duckdb data/warehouse.duckdb.lock
+	rm -rf data/dagster data/dlt data/files data/shop data/warehouse.duckdb data/warehouse.duckdb.lock
 
 .venv/synced: pyproject.toml uv.lock | $(UV)
 	$(UV) sync --locked --quiet --compile-bytecode

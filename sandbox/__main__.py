@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import uvicorn
 
+from sandbox import files
 from sandbox.app import archives_from_environment, create_app
 from sandbox.github import ArchiveError
 
@@ -29,8 +31,11 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: 8000)")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other data (default: 1)")
+    parser.add_argument("--files", type=Path, help="a folder to put the demo files into")
     parser.add_argument("--log-level", default="warning")
     arguments = parser.parse_args()
+    if arguments.files:
+        files.make(arguments.files)
     try:
         app = create_app(arguments.seed, archives_from_environment())
     except ArchiveError as error:

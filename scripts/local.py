@@ -27,6 +27,8 @@ HOME = ROOT / "data" / "dagster"
 SANDBOX_IN_COMPOSE = "http://sandbox:8000"
 SHOP_IN_COMPOSE = "@shop:5432/"
 SHOP = "SOURCES__SQL_DATABASE__CREDENTIALS"
+FILES_IN_COMPOSE = "/files"
+FILES = ROOT / "data" / "files"
 CHOSEN_IN_DEMO = ("GITHUB_REPOSITORIES", "SANDBOX_GITHUB_ARCHIVES")
 
 
@@ -119,7 +121,7 @@ def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
     """Runs the sandbox and the shop's database and sets the environment of all that follows."""
     archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
     port = free_port()
-    command = [sys.executable, "-m", "sandbox", "--port", str(port)]
+    command = [sys.executable, "-m", "sandbox", "--port", str(port), "--files", str(FILES)]
     environment = {**os.environ, "SANDBOX_GITHUB_ARCHIVES": archives}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
@@ -159,6 +161,8 @@ def set_up() -> None:
         "LOAD__DELETE_COMPLETED_JOBS": "true",
         "RUNTIME__DLTHUB_TELEMETRY": "false",
     }
+    if os.environ.get("SOURCES__FILESYSTEM__BUCKET_URL") == FILES_IN_COMPOSE:
+        os.environ["SOURCES__FILESYSTEM__BUCKET_URL"] = str(FILES)
     HOME.mkdir(parents=True, exist_ok=True)
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     del instance["storage"]  # embedded: SQLite files in DAGSTER_HOME

@@ -2,7 +2,7 @@
 
 from dagster import Definitions
 
-from code_locations.operations import sql_database
+from code_locations.operations import filesystem, sql_database
 from runtime import location
 
-defs = Definitions.merge(location.defs, sql_database.defs)
+defs = Definitions.merge(location.defs, filesystem.defs, sql_database.defs)

