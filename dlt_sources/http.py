@@ -233,7 +233,7 @@ class Vendor:
         said = " ".join(response.text.split()).replace(secret, "***")[:300]
         if status in (502, 504):
             return OverloadedError(f"{self.title} ran out of time at {url} ({status}).")
-        if status >= 500:
+        if status >= 500 or status == 409:  # in the way of another request, which is soon done
             return TransientSourceError(f"{self.title} failed at {url} ({status}: {said}).")
         if status == 401:
             variables = " and ".join(self.variable(key) for key in (self.credential, *self.companions))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from dagster import AssetKey, AssetSpec
 from dagster_dlt import DagsterDltTranslator
 from dagster_dlt.translator import DltResourceTranslatorData
+from dlt.extract.resource import DltResource
 
 
 @dataclass
@@ -29,7 +30,7 @@ class SourceTranslator(DagsterDltTranslator):
             metadata["dagster/table_name"] = f"{data.pipeline.dataset_name}.{data.resource.table_name}"
         return spec.replace_attributes(
             key=AssetKey([self.source, data.resource.name]),
-            description=self.descriptions.get(data.resource.name, spec.description),
+            description=self._description(data.resource) or spec.description,
             deps=[],  # dagster-dlt would make up an upstream asset `<source>_<resource>` that nobody has
             group_name=self.source,
             owners=self.owners,
@@ -37,3 +38,8 @@ class SourceTranslator(DagsterDltTranslator):
             kinds={*spec.kinds, self.source},
             metadata=metadata,
         )
+
+    def _description(self, resource: DltResource) -> str | None:
+        """dagster-dlt finds none for a resource that has an incremental: its pipe has more than one step."""
+        function = resource._pipe.gen
+        return self.descriptions.get(resource.name) or (function.__doc__ if callable(function) else None)

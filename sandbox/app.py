@@ -13,10 +13,11 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from sandbox.control import control_routes
 from sandbox.github import GitHub
+from sandbox.stripe import Stripe
 from sandbox.thinkific import Thinkific
 from sandbox.traffic import Traffic, Vendor
 
-TOKEN = "sandbox-token"  # noqa: S105 - the only right one, for every vendor; it opens nothing else
+TOKEN = "sandbox-token"  # noqa: S105 - right for every vendor; it opens nothing else
 
 
 def archives_from_environment() -> list[Path]:
@@ -27,9 +28,7 @@ def archives_from_environment() -> list[Path]:
 
 def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     """The ASGI app. Raises ArchiveError if an archive cannot be served."""
-    github = GitHub(TOKEN, seed, github_archives)
-    thinkific = Thinkific(TOKEN, seed)
-    vendors: list[Vendor] = [github, thinkific]
+    vendors: list[Vendor] = [GitHub(TOKEN, seed, github_archives), Thinkific(TOKEN, seed), Stripe(TOKEN, seed)]
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok", "vendors": [vendor.name for vendor in vendors]})
@@ -39,8 +38,7 @@ def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     inner = Starlette(routes=routes)
     traffic = Traffic(inner, vendors)
     inner.router.routes += [
-        Mount("/_sandbox/github", routes=github.control),
-        Mount("/_sandbox/thinkific", routes=thinkific.control),
+        *(Mount(f"/_sandbox/{vendor.name}", routes=vendor.control) for vendor in vendors),
         Mount("/_sandbox", routes=control_routes(traffic)),
     ]
     return traffic

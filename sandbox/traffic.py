@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 GENERIC_KINDS = ("status", "truncated_body", "connection_reset", "malformed_json", "slow")
@@ -32,6 +33,7 @@ class Settings:
     window_seconds: float = 3_600
     thinkific_requests: int = 120
     thinkific_window_seconds: float = 60
+    stripe_requests_per_second: int = 100
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Vendor(Protocol):
 
     name: str
     app: ASGIApp
+    control: list[Route]  # its own control calls, below `/_sandbox/<name>`
     kinds: Sequence[str]
 
     def describe(self, call: Call) -> None:

@@ -63,6 +63,10 @@ class Warehouse:
     def value(self, sql: str) -> Any:
         return self.rows(sql)[0][0]
 
+    def tables(self) -> list[str]:
+        """Names of all tables but dlt's own."""
+        return [name for schema in self.pipeline.schemas.values() for name in schema.data_table_names()]
+
     def columns(self, table: str) -> dict[str, str]:
         """Names and types as the database has them, without dlt's own."""
         found = self.rows(
@@ -77,6 +81,16 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     warehouse = Warehouse(tmp_path)
     yield warehouse
     dlt.pipeline().deactivate()  # whichever is active now
+
+
+@pytest.fixture
+def stripe(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the Stripe that the source reads, with little patience and two accounts."""
+    for section, key in (("STRIPE", sandbox.token), ("STRIPE_EU", f"{sandbox.token}-eu")):
+        monkeypatch.setenv(f"SOURCES__{section}__SECRET_KEY", key)
+        monkeypatch.setenv(f"SOURCES__{section}__API_BASE_URL", f"{sandbox.url}/stripe")
+    monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
+    return sandbox
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The revenue team's code location."""

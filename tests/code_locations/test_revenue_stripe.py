@@ -1,0 +1,259 @@
+"""The revenue location's Stripe assets, run as Dagster runs them, against the sandbox."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from sandbox.stripe.store import Account, Store
+from tests.conftest import ROOT, Sandbox
+
+# Each argument is a run: its assets, and its first and last day or nothing. Without assets it is the checks alone.
+SCRIPT = """
+import json, sys
+import dagster as dg
+from code_locations.revenue.definitions import defs
+selection = dg.AssetSelection.checks_for_assets(dg.AssetKey(["stripe", "balance_transaction"]))
+checks = dg.define_asset_job("checks", selection)
+checks = dg.Definitions.merge(defs, dg.Definitions(jobs=[checks])).resolve_job_def("checks")
+everything = defs.resolve_implicit_global_asset_job_def()
+reports = []
+for run in map(json.loads, sys.argv[1:]):
+    days = run["days"]
+    options = {"raise_on_error": False}
+    if run["assets"]:
+        options["asset_selection"] = [dg.AssetKey(key) for key in run["assets"]]
+    if len(days) == 1:
+        options["partition_key"] = days[0]
+    if len(days) == 2:
+        options["tags"] = {f"dagster/asset_partition_range_{end}": day for end, day in zip(("start", "end"), days)}
+    result = (everything if run["assets"] else checks).execute_in_process(**options)
+    reports.append({
+        "success": result.success,
+        "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
+        "materialized": len(result.get_asset_materialization_events()),
+        "checks": {
+            f"{check.asset_key.to_user_string()}.{check.check_name}": check.passed
+            for check in result.get_asset_check_evaluations()
+        },
+    })
+print(json.dumps(reports))
+"""
+OBJECTS = ("subscription", "account", "coupon", "customer", "invoice", "product", "price")
+BY_DAY = ("event", "balance_transaction")
+SECTIONS = {"stripe": "sandbox-token", "stripe_eu": "sandbox-token-eu"}
+
+
+def run(tables: tuple[str, ...], *days: str, account: str = "stripe") -> str:
+    return json.dumps({"assets": [[account, table] for table in tables], "days": days})
+
+
+class Location:
+    """The location in a process of its own, as a run has it: its settings are read at import."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.database = folder / "warehouse.duckdb"
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+            "DLT_DATA_DIR": str(folder / "dlt"),
+            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
+            "STRIPE_ACCOUNTS": "stripe,stripe_eu",
+        }
+        for section, key in SECTIONS.items():
+            self.environment[f"SOURCES__{section.upper()}__SECRET_KEY"] = key
+            self.environment[f"SOURCES__{section.upper()}__API_BASE_URL"] = f"{sandbox.url}/stripe"
+
+    def python(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {**self.environment, **settings}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+    def load(self, *runs: str, **settings: str) -> list[dict[str, Any]]:
+        process = self.python("-c", SCRIPT, *runs, **settings)
+        assert process.returncode == 0, process.stderr
+        reports: list[dict[str, Any]] = json.loads(process.stdout)
+        return reports
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.database)) as connection:
+            return list(connection.sql(sql).fetchall())
+
+    def damage(self, sql: str) -> None:
+        with duckdb.connect(str(self.database)) as connection:
+            connection.execute(sql)
+
+
+@pytest.fixture
+def location(tmp_path: Path, sandbox: Sandbox) -> Location:
+    return Location(tmp_path, sandbox)
+
+
+def account(section: str = "stripe") -> Account:
+    """The sandbox's data as it was made, to compare a load with."""
+    found = Store("sandbox-token", 1).account(SECTIONS[section])
+    assert found
+    return found
+
+
+def between(resource: str, first: str, after: str, section: str = "stripe") -> list[dict[str, Any]]:
+    since, until = (datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp() for day in (first, after))
+    return [row for row in account(section).rows[resource] if since <= row["created"] < until]
+
+
+def test_two_accounts_load_side_by_side_with_all_checks_passed(location: Location) -> None:
+    runs = [
+        run(tables, *days, account=name)
+        for name in SECTIONS
+        for tables, days in ((OBJECTS, ()), (BY_DAY, ["2026-06-01", "2026-06-30"]))
+    ]
+    reports = location.load(*runs)
+
+    for report in reports:
+        assert report["success"], report["failures"]
+        assert all(report["checks"].values())
+    assert set(reports[2]["checks"]) == {f"stripe_eu/{table}.primary_key_is_unique" for table in OBJECTS}
+    assert set(reports[3]["checks"]) == {
+        "stripe_eu/event.primary_key_is_unique",
+        "stripe_eu/balance_transaction.primary_key_is_unique",
+        "stripe_eu/balance_transaction.money_ties_out",
+    }
+    for section in SECTIONS:
+        assert location.rows(f"SELECT count(*) FROM raw_{section}.customer") == [
+            (len(account(section).rows["customers"]),)
+        ]
+        june = between("balance_transactions", "2026-06-01", "2026-07-01", section)
+        sums = location.rows(f"SELECT count(*), sum(amount), sum(net) FROM raw_{section}.balance_transaction")
+        assert sums == [(len(june), sum(row["amount"] for row in june), sum(row["net"] for row in june))]
+
+
+def test_a_day_loads_that_day_alone_and_a_month_is_one_run(location: Location, sandbox: Sandbox) -> None:
+    day, month = location.load(run(BY_DAY, "2026-05-10"), run(BY_DAY, "2026-05-01", "2026-05-31"))
+
+    assert day["success"], day["failures"]
+    assert month["success"], month["failures"]
+    assert (day["materialized"], month["materialized"]) == (2, 2 * 31)
+    asked = [call["query"] for call in sandbox.requests() if call["path"].endswith("/events")]
+    assert sum("created%5Bgte%5D=1778371200&created%5Blt%5D=1778457600" in query for query in asked) == 1
+    assert len(asked) == 1 + -(-len(between("events", "2026-05-01", "2026-06-01")) // 100)
+    for resource, table in (("events", "event"), ("balance_transactions", "balance_transaction")):
+        ids = {id for (id,) in location.rows(f"SELECT id FROM raw_stripe.{table}")}
+        assert ids == {row["id"] for row in between(resource, "2026-05-01", "2026-06-01")}
+
+
+def test_days_may_come_in_any_order_and_again(location: Location, sandbox: Sandbox) -> None:
+    week = [run(BY_DAY, day) for day in ("2026-06-30", "2026-06-12", "2026-06-29")]
+    location.load(*week)
+    [(pending,)] = location.rows("SELECT count(*) FROM raw_stripe.balance_transaction WHERE status = 'pending'")
+    sandbox.control("POST", "/stripe/changes", {"kind": "settle"})
+    reports = location.load(*week)
+
+    assert all(report["success"] and all(report["checks"].values()) for report in reports)
+    statuses = location.rows("SELECT DISTINCT status FROM raw_stripe.balance_transaction")
+    assert (pending > 0, statuses) == (True, [("available",)])
+    days = (("2026-06-12", "2026-06-13"), ("2026-06-29", "2026-07-01"))
+    wanted = {row["id"] for span in days for row in between("events", *span)}
+    assert {id for (id,) in location.rows("SELECT id FROM raw_stripe.event")} == wanted
+
+
+def test_checks_see_what_is_wrong_in_any_day_when_run_alone(location: Location) -> None:
+    [loaded, checked] = location.load(run(BY_DAY, "2026-04-01", "2026-07-01"), run(()))
+    assert loaded["success"], loaded["failures"]
+    assert all(loaded["checks"].values())
+    assert all(checked["checks"].values())
+
+    sound = location.database.read_bytes()
+    for damage, failed in (
+        ("DELETE FROM {} WHERE id = (SELECT min(id) FROM {})", "money_ties_out"),
+        ("UPDATE {} SET amount = amount + 1, net = net + 1 WHERE id = (SELECT min(id) FROM {})", "money_ties_out"),
+        ("INSERT INTO {} SELECT * REPLACE ('eur' AS currency, 'x' AS id) FROM {} LIMIT 1", "money_ties_out"),
+        ("UPDATE {} SET id = 'x' WHERE id IN (SELECT id FROM {} LIMIT 2)", "primary_key_is_unique"),
+    ):
+        location.database.write_bytes(sound)
+        location.damage(damage.replace("{}", "raw_stripe.balance_transaction"))
+        [report] = location.load(run(()))
+        wrong = [name for name, passed in report["checks"].items() if not passed]
+        assert wrong == [f"stripe/balance_transaction.{failed}"], damage
+
+
+@pytest.mark.parametrize("section", list(SECTIONS))
+def test_a_run_without_its_key_names_the_variable_and_spares_the_other_account(
+    location: Location, section: str
+) -> None:
+    [other] = set(SECTIONS) - {section}
+    variable = f"SOURCES__{section.upper()}__SECRET_KEY"
+    runs = [run(("coupon",), account=section), run(("coupon",), account=other)]
+    failed, loaded = location.load(*runs, **{variable: ""})
+
+    assert loaded["success"], loaded["failures"]
+    assert not failed["success"]
+    assert (
+        f"{variable} is missing or empty: set it to read from Stripe."
+        in failed["failures"][0].partition("Stack Trace")[0]
+    )
+
+
+def test_a_wrong_key_is_told_and_shown_nowhere(location: Location) -> None:
+    [report] = location.load(run(BY_DAY, "2026-06-10"), SOURCES__STRIPE__SECRET_KEY="sk_live_canary")
+
+    assert not report["success"]
+    for failure in report["failures"]:
+        assert "check SOURCES__STRIPE__SECRET_KEY" in failure.partition("Stack Trace")[0]
+        assert "canary" not in failure
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"STRIPE_ACCOUNTS": "stripe,paypal"}, "stripe_eu reads SOURCES__STRIPE_EU__*. Wrong here: paypal."),
+        ({"STRIPE_ACCOUNTS": "stripe,stripe"}, "Wrong here: a name twice."),
+        ({"STRIPE_START_DATE": "April"}, "STRIPE_START_DATE='April' has to be a day like 2026-04-01."),
+    ],
+)
+def test_a_location_that_cannot_load_says_what_to_change(
+    location: Location, settings: dict[str, str], sentence: str
+) -> None:
+    process = location.python("-c", "import code_locations.revenue.stripe", **settings)
+
+    assert process.returncode == 1
+    assert sentence in process.stderr.strip().splitlines()[-1]
+
+
+def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (*(f"SOURCES__{section.upper()}__SECRET_KEY" for section in SECTIONS), "STRIPE_ACCOUNTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
+    from code_locations.revenue import stripe
+    from runtime import location as shared
+
+    alone = dg.Definitions.merge(shared.defs, stripe.defs).resolve_all_asset_specs()
+    assert {spec.key.path[0] for spec in alone} == {"stripe"}
+    defs = dg.Definitions.merge(shared.defs, stripe.account_definitions("stripe_eu"))
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert set(specs) == {f"stripe_eu/{table}" for table in (*OBJECTS, *BY_DAY)}
+    for spec in specs.values():
+        assert spec.description
+        assert (spec.group_name, spec.owners, list(spec.deps)) == ("stripe_eu", ["team:revenue"], [])
+        assert {"dlt", "stripe_eu", "duckdb"} <= spec.kinds
+    assert {key for key, spec in specs.items() if spec.partitions_def} == {f"stripe_eu/{table}" for table in BY_DAY}
+    schedule = defs.resolve_schedule_def("stripe_eu_daily")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    with dg.instance_for_test() as instance:
+        tick = datetime(2026, 5, 11, 1, 37, tzinfo=UTC)
+        context = dg.build_schedule_context(instance, tick, repository_def=defs.get_repository_def())
+        requests = schedule.evaluate_tick(context).run_requests
+    assert requests is not None
+    assert [request.run_key for request in requests] == ["2026-05-11:objects", "2026-05-11:by_day"]
+    objects, by_day = requests
+    assert by_day.tags["dagster/asset_partition_range_start"] == "2026-05-03"
+    assert by_day.tags["dagster/asset_partition_range_end"] == "2026-05-10"
+    assert {key.path[-1] for key in by_day.asset_selection or ()} == set(BY_DAY)
+    assert {key.path[-1] for key in objects.asset_selection or ()} == set(OBJECTS)
