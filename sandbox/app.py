@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from sandbox.control import control_routes
 from sandbox.github import GitHub
+from sandbox.hubspot import HubSpot
 from sandbox.stripe import Stripe
 from sandbox.thinkific import Thinkific
 from sandbox.traffic import Traffic, Vendor
@@ -28,7 +29,12 @@ def archives_from_environment() -> list[Path]:
 
 def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     """The ASGI app. Raises ArchiveError if an archive cannot be served."""
-    vendors: list[Vendor] = [GitHub(TOKEN, seed, github_archives), Thinkific(TOKEN, seed), Stripe(TOKEN, seed)]
+    vendors: list[Vendor] = [
+        GitHub(TOKEN, seed, github_archives),
+        HubSpot(TOKEN, seed),
+        Stripe(TOKEN, seed),
+        Thinkific(TOKEN, seed),
+    ]
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok", "vendors": [vendor.name for vendor in vendors]})

@@ -23,7 +23,7 @@ MATCHES = ("path", "method", "operation", "contains")
 @dataclass
 class Settings:
     """What can be set while the server runs. `graphql_points` and `rest_requests` hold for `window_seconds`,
-    `…_per_minute` are the secondary limits. Thinkific's `thinkific_requests` hold for `thinkific_window_seconds`."""
+    `…_per_minute` are the secondary limits. Settings of another vendor begin with its name."""
 
     latency_ms: float = 0
     graphql_points: int = 5_000
@@ -34,6 +34,9 @@ class Settings:
     thinkific_requests: int = 120
     thinkific_window_seconds: float = 60
     stripe_requests_per_second: int = 100
+    hubspot_requests: int = 190
+    hubspot_window_seconds: float = 10
+    hubspot_searches_per_second: int = 5
 
 
 @dataclass

@@ -31,6 +31,7 @@ class Sandbox:
         self.url = url
         self.github_url = f"{url}/github"
         self.thinkific_url = f"{url}/thinkific"
+        self.hubspot_url = f"{url}/hubspot"
         self.token = "sandbox-token"
         self.http = Session()
 
@@ -95,6 +96,14 @@ class Sandbox:
         """Change the Thinkific site; returns the row as it is then, or was."""
         where = {"table": table} if table else {}
         return dict(self.control("POST", "/thinkific/changes", {"kind": kind, **where, **arguments}))
+
+    def fill_crm(self, **sizes: int) -> dict[str, int]:
+        """Exactly so many objects of each type in HubSpot, none of what is left out, until the reset."""
+        return dict(self.control("POST", "/hubspot/account", sizes))
+
+    def change_crm(self, kind: str, **arguments: Any) -> dict[str, Any]:
+        """Change HubSpot's data; returns what came of it."""
+        return dict(self.control("POST", "/hubspot/changes", {"kind": kind, **arguments}))
 
     def graphql(self, query: str, variables: dict[str, Any] | None = None) -> Response:
         """A GraphQL request to the GitHub part, with the token."""

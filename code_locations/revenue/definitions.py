@@ -2,7 +2,7 @@
 
 from dagster import Definitions
 
-from code_locations.revenue import stripe
+from code_locations.revenue import hubspot, stripe
 from runtime import location
 
-defs = Definitions.merge(location.defs, stripe.defs)
+defs = Definitions.merge(location.defs, hubspot.defs, stripe.defs)

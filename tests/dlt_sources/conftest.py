@@ -112,3 +112,14 @@ def thinkific_site(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox
     monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     return sandbox
+
+
+@pytest.fixture
+def crm(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """The sandbox as the HubSpot that the source reads, with little patience and wide limits."""
+    monkeypatch.setenv("SOURCES__HUBSPOT__API_KEY", sandbox.token)
+    monkeypatch.setenv("SOURCES__HUBSPOT__API_BASE_URL", sandbox.hubspot_url)
+    monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "0.01")
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    sandbox.settings(hubspot_requests=1_000_000, hubspot_searches_per_second=1_000_000)
+    return sandbox

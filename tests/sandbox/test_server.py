@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_health_names_the_vendors(sandbox: Sandbox) -> None:
-    answer = sandbox.http.get(f"{sandbox.url}/health", timeout=60).json()
-    assert answer == {"status": "ok", "vendors": ["github", "thinkific", "stripe"]}
+    health = sandbox.http.get(f"{sandbox.url}/health", timeout=60).json()
+    assert health == {"status": "ok", "vendors": ["github", "hubspot", "stripe", "thinkific"]}
 
 
 def test_sigterm_ends_it_at_once_even_under_a_request() -> None:

@@ -1,0 +1,109 @@
+"""The HubSpot sandbox answers as HubSpot's published descriptions say."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+if TYPE_CHECKING:
+    from tests.conftest import Sandbox
+
+OBJECTS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
+
+
+@cache
+def description(name: str) -> dict[str, Any]:
+    """One of HubSpot's descriptions, its schemas closed: what they do not name is an error."""
+    folder = os.environ.get("CONTRACTS_DIR")
+    if not folder:
+        pytest.skip("CONTRACTS_DIR does not say where HubSpot's published descriptions are")
+    found: dict[str, Any] = json.loads((Path(folder) / "hubspot" / f"{name}.json").read_text(encoding="utf-8"))
+    for schema in found["components"]["schemas"].values():
+        schema.setdefault("additionalProperties", False)
+        for name_, part in schema.get("properties", {}).items():
+            if name_ == "properties" and "additionalProperties" in part:  # HubSpot sends null for what is not filled in
+                part["additionalProperties"] = {"type": ["string", "null"]}
+    return found
+
+
+def violations(name: str, path: str, method: str, status: str, body: Any) -> list[str]:
+    """Where a body breaks the schema that the description has for the address."""
+    whole = description(name)
+    schema = whole["paths"][path][method]["responses"][status]["content"]
+    [reference] = [content["schema"] for content in schema.values()]
+    document = {"components": whole["components"]} | reference
+    return [f"{list(error.path)}: {error.message[:200]}" for error in Draft202012Validator(document).iter_errors(body)]
+
+
+def contract_of(kind: str) -> tuple[str, str]:
+    """The description of a type of objects and its address there; products and quotes have the shape of deals."""
+    if kind in ("companies", "contacts", "tickets"):
+        return kind, f"/crm/v3/objects/{kind}"
+    return "deals", "/crm/v3/objects/0-3"
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_objects_have_hubspots_shape(sandbox: Sandbox, kind: str) -> None:
+    name, path = contract_of(kind)
+    address = f"{sandbox.hubspot_url}/crm/v3/objects/{kind}"
+    associations = "" if kind == "products" else "&associations=companies,contacts,deals".replace(kind, "tickets")
+    for query in (f"limit=20{associations}", "limit=20&propertiesWithHistory=hubspot_owner_id", "archived=true"):
+        listed = sandbox.http.get(f"{address}?{query}", headers=sandbox.headers, timeout=60).json()
+        assert listed["results"]
+        assert violations(name, path, "get", "200", listed) == []
+    found = sandbox.http.post(f"{address}/search", json={"limit": 5}, headers=sandbox.headers, timeout=60).json()
+    assert len(found["results"]) == 5
+    assert violations(name, f"{path}/search", "post", "200", found) == []
+    body = {"inputs": [{"id": row["id"]} for row in found["results"]], "properties": [], "propertiesWithHistory": []}
+    read = sandbox.http.post(f"{address}/batch/read", json=body, headers=sandbox.headers, timeout=60)
+    assert (read.status_code, violations(name, f"{path}/batch/read", "post", "200", read.json())) == (200, [])
+    body["inputs"] = [{"id": "1"}]
+    read = sandbox.http.post(f"{address}/batch/read", json=body, headers=sandbox.headers, timeout=60)
+    assert read.status_code == 207
+    assert violations(name, f"{path}/batch/read", "post", "207", read.json()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "template"),
+    [
+        ("owners", "/crm/v3/owners", "/crm/v3/owners"),
+        ("owners", "/crm/v3/owners?archived=true&limit=1", "/crm/v3/owners"),
+        ("pipelines", "/crm/v3/pipelines/deals", "/crm/v3/pipelines/{objectType}"),
+        ("pipelines", "/crm/v3/pipelines/tickets", "/crm/v3/pipelines/{objectType}"),
+        *(("properties", f"/crm/v3/properties/{kind}", "/crm/v3/properties/{objectType}") for kind in OBJECTS),
+    ],
+)
+def test_what_surrounds_the_objects_has_hubspots_shape(sandbox: Sandbox, name: str, path: str, template: str) -> None:
+    answer = sandbox.http.get(f"{sandbox.hubspot_url}{path}", headers=sandbox.headers, timeout=60).json()
+    assert answer["results"]
+    assert violations(name, template, "get", "200", answer) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/crm/v3/owners", {"Authorization": "Bearer wrong"}, 401),
+        ("/crm/v3/objects/unicorns", {}, 400),
+        ("/crm/v3/objects/deals?limit=101", {}, 400),
+        ("/crm/v3/nothing", {}, 404),
+    ],
+)
+def test_errors_have_hubspots_shape(sandbox: Sandbox, path: str, headers: dict[str, str], status: int) -> None:
+    answer = sandbox.http.get(f"{sandbox.hubspot_url}{path}", headers=sandbox.headers | headers, timeout=60)
+    assert answer.status_code == status
+    body = answer.json()
+    assert body.pop("status") == "error"  # which the description leaves out
+    schema = {"components": description("deals")["components"], "$ref": "#/components/schemas/Error"}
+    assert list(Draft202012Validator(schema).iter_errors(body)) == []
+
+
+def test_the_comparison_finds_what_hubspot_does_not_have() -> None:
+    owner = {"id": "1", "type": "ROBOT", "archived": False, "createdAt": "x", "updatedAt": "x", "shoe_size": 43}
+    found = violations("owners", "/crm/v3/owners", "get", "200", {"results": [owner, {}]})
+    assert [part for part in ("ROBOT", "shoe_size", "'id' is a required") if part not in str(found)] == []
