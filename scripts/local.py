@@ -51,24 +51,27 @@ def demo() -> int:
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
         from dagster import DagsterInstance
 
-        rows, failures = 0, 0
+        database = Path(os.environ["DESTINATION__DUCKDB__CREDENTIALS"])
+        before, failures = count_rows(database), 0
         with DagsterInstance.get() as instance:
-            print(f"{'location':<14}{'partition':<32}{'rows loaded':>12}{'seconds':>9}")
+            print(f"{'location':<14}{'partition':<32}{'rows sent':>12}{'seconds':>9}")
             for location in locations():
                 for report in materialize_all(load(location), instance):
                     print(f"{location:<14}{report['partition']:<32}{report['rows']:>12,}{report['seconds']:>9.1f}")
                     for failure in report["failures"]:
                         print(f"  FAILED {failure}")
-                    rows += report["rows"]
                     failures += len(report["failures"])
-        print_warehouse(Path(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]))
+        after = count_rows(database)
+        print(f"\n{os.path.relpath(database):<58}{'rows':>12}{'new':>12}")
+        for table, rows in after.items():
+            print(f"{table:<58}{rows:>12,}{rows - before.get(table, 0):>12,}")
     print(f"\n{time.monotonic() - started:.0f} seconds.", end=" ")
     if failures:
         print(f"{failures} failed, see above.")
-    elif rows:
-        print(f"{rows:,} rows loaded.")
-    else:
+    elif after == before:
         print("Nothing new: the warehouse has it all.")
+    else:
+        print(f"{sum(after.values()) - sum(before.values()):,} rows are new.")
     return 1 if failures else 0
 
 
@@ -198,10 +201,11 @@ def materialize_all(definitions: "Definitions", instance: "DagsterInstance") -> 
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
-            events = result.get_asset_materialization_events()
+            # A run over many days reports the same rows for each of them.
+            sent = {event.asset_key: rows_sent(event) for event in result.get_asset_materialization_events()}
             yield {
                 "partition": partition,
-                "rows": sum(int(str(event.materialization.metadata["rows_loaded"].value)) for event in events),
+                "rows": sum(sent.values()),
                 "seconds": time.monotonic() - started,
                 "failures": [
                     *(f"{event.step_key}: {root_cause(event)}" for event in result.get_step_failure_events()),
@@ -240,18 +244,22 @@ def root_cause(event: Any) -> str:
     return error.message.strip() if error else ""
 
 
-def print_warehouse(database: Path) -> None:
+def rows_sent(event: Any) -> int:
+    return int(str(event.materialization.metadata["rows_loaded"].value))
+
+
+def count_rows(database: Path) -> dict[str, int]:
+    """Table → rows, for all tables but dlt's own."""
     import duckdb
 
+    if not database.exists():
+        return {}
     with duckdb.connect(str(database), read_only=True) as connection:
         names = connection.sql(
-            "SELECT table_schema, table_name FROM information_schema.tables "
+            "SELECT table_schema || '.' || table_name FROM information_schema.tables "
             r"WHERE table_name NOT LIKE '\_dlt%' ESCAPE '\' ORDER BY ALL"
         ).fetchall()
-        print(f"\n{database!s:<46}{'rows':>12}")
-        for schema, table in names:
-            [(rows,)] = connection.sql(f'SELECT count(*) FROM "{schema}"."{table}"').fetchall()
-            print(f"{schema + '.' + table:<46}{rows:>12,}")
+        return {name: connection.sql(f"SELECT count(*) FROM {name}").fetchall()[0][0] for (name,) in names}
 
 
 def free_port() -> int:
