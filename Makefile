@@ -38,8 +38,9 @@ test: .venv/synced ## unit and integration tests, no Docker
 test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
 	$(RUN) pytest tests/stack
 
-stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; prints a table
+stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; prints a table; then crashes at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
+	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/files data/shop data/warehouse.duckdb data/warehouse.duckdb.lock
