@@ -35,7 +35,8 @@ def _refuse_to_append_again(context: OpExecutionContext, names: list[str]) -> No
     if names:
         raise _failure(
             f"{', '.join(names)} would append rows that the lost run {context.run.parent_run_id} may have loaded "
-            "already. Look for rows whose _dlt_load_id is not in _dlt_loads, delete them and launch the run again; "
+            "already. Delete the rows whose _dlt_load_id is not in _dlt_loads, then the rows of child tables whose "
+            "_dlt_parent_id is the _dlt_id of no row, and launch the run again; "
             'or give the resource a primary key and write_disposition="merge", which may run any number of times.'
         )
 

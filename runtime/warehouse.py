@@ -116,7 +116,7 @@ def _destination() -> AnyDestination:
 
 
 def _configured(destination: str, key: str) -> bool:
-    return bool(dlt.config.get(f"destination.{destination}.{key}"))
+    return bool(dlt.config.get(f"destination.{destination}.{key}") or dlt.config.get(f"destination.{key}"))
 
 
 @cache
