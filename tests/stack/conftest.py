@@ -99,9 +99,22 @@ class Stack:
         mutation = "mutation($n: String!) { reloadRepositoryLocation(repositoryLocationName: $n) { __typename } }"
         self.graphql(mutation, n=location)
 
-    def assets(self) -> list[list[str]]:
-        nodes = self.graphql("{ assetNodes { assetKey { path } isMaterializable } }")["assetNodes"]
-        return [node["assetKey"]["path"] for node in nodes if node["isMaterializable"]]
+    def assets(self, location: str = "engineering") -> list[list[str]]:
+        """The keys of a location's assets that can be materialised."""
+        return [path for paths in self.assets_by_partitions(location).values() for path in paths]
+
+    def assets_by_partitions(self, location: str) -> dict[str | None, list[list[str]]]:
+        """The same by how they are partitioned; None: not at all."""
+        nodes = self.graphql(
+            """{ assetNodes { assetKey { path } isMaterializable repository { location { name } }
+                 partitionDefinition { type description } groupName } }"""
+        )["assetNodes"]
+        found: dict[str | None, list[list[str]]] = {}
+        for node in nodes:
+            if node["isMaterializable"] and node["repository"]["location"]["name"] == location:
+                partitions = node["partitionDefinition"]
+                found.setdefault(partitions and partitions["description"], []).append(node["assetKey"]["path"])
+        return found
 
     def backfill(
         self, assets: list[list[str]], partitions: list[str] | None = None, timeout: float = 240
@@ -142,27 +155,29 @@ class Stack:
         runs: list[dict[str, Any]] = found["runs"]
         return runs
 
-    def launch(self, assets: list[list[str]], partition: str) -> str:
-        """Launches one run, as the UI does for one partition. Returns its id."""
+    def launch(self, assets: list[list[str]], partition: str | None, location: str = "engineering") -> str:
+        """Launches one run, as the UI does for one partition or for none. Returns its id."""
         launched = self.graphql(
             """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
                  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
             p={
                 "selector": {
-                    "repositoryLocationName": "engineering",
+                    "repositoryLocationName": location,
                     "repositoryName": "__repository__",
                     "jobName": "__ASSET_JOB",
                     "assetSelection": [{"path": path} for path in assets],
                 },
-                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}] if partition else []},
             },
         )["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
 
-    def materialize(self, assets: list[list[str]], partition: str, timeout: float = 180) -> dict[str, Any]:
+    def materialize(
+        self, assets: list[list[str]], partition: str | None, location: str = "engineering", timeout: float = 180
+    ) -> dict[str, Any]:
         """Launches one run and returns it when it has ended."""
-        run_id = self.launch(assets, partition)
+        run_id = self.launch(assets, partition, location)
         query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { runId status } } }"
 
         def ended() -> Any:

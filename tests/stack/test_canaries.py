@@ -10,6 +10,7 @@ from tests.stack.conftest import Stack, wait_for
 
 TOKEN, WRONG_TOKEN, WRONG_PASSWORD = "sandbox-token", "canary-token-5d1c9e", "canary-password-8a40b7"
 INSTANCE, WAREHOUSE, SOURCE = "DAGSTER_POSTGRES_PASSWORD", "DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "TOKEN"
+SHOP = "SHOP_PASSWORD"
 MAY_KNOW = {
     "postgres": {INSTANCE},
     "migrate": {INSTANCE},
@@ -17,7 +18,11 @@ MAY_KNOW = {
     "daemon": {INSTANCE},
     "warehouse": {WAREHOUSE},
     "sandbox": set(),
+    "shop": {SHOP},
     "engineering": {INSTANCE, WAREHOUSE, SOURCE},
+    "learning": {INSTANCE, WAREHOUSE, SOURCE},
+    "operations": {INSTANCE, WAREHOUSE, SHOP},
+    "revenue": {INSTANCE, WAREHOUSE, SOURCE},
 }
 # What a process wrote, whatever it is: files of failed loads with their traces, captured logs, temporary files.
 FILES = """
@@ -37,6 +42,7 @@ def secrets(changed_stack: Stack) -> dict[str, set[str]]:
         INSTANCE: {passwords[INSTANCE]},
         WAREHOUSE: {passwords[WAREHOUSE], WRONG_PASSWORD},
         SOURCE: {TOKEN, WRONG_TOKEN},
+        SHOP: {passwords[SHOP]},
     }
 
 
