@@ -4,7 +4,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo dev check format test test-stack stress clean
+.PHONY: help up down demo dev check format test test-stack stress bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -38,9 +38,12 @@ test: .venv/synced ## unit and integration tests, no Docker
 test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
 	$(RUN) pytest tests/stack
 
-stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; prints a table; then crashes at random
+stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; then crashes at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
+
+bench: .venv/synced ## what the resource's safety costs, beside dagster-dlt's own; prints a table
+	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks.isolation
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/files data/shop data/warehouse.duckdb data/warehouse.duckdb.lock

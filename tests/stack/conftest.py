@@ -188,13 +188,21 @@ class Stack:
         return run
 
     def events(self, run_id: str) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = self.graphql(
-            """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events { __typename
-                 ... on MessageEvent { message stepKey }
-                 ... on ExecutionStepFailureEvent { error { message causes { message } } }
-                 ... on LogsCapturedEvent { fileKey } } } } }""",
-            r=run_id,
-        )["logsForRun"]["events"]
+        """All that a run's log has: a run over many days has more than one page of it."""
+        events: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"hasMore": True, "cursor": None}
+        while page["hasMore"]:
+            page = self.graphql(
+                """query($r: ID!, $c: String) { logsForRun(runId: $r, afterCursor: $c) { ... on EventConnection {
+                     cursor hasMore events { __typename
+                       ... on MessageEvent { message stepKey }
+                       ... on ExecutionStepFailureEvent { error { message causes { message } } }
+                       ... on AssetCheckEvaluationEvent { evaluation { checkName success } }
+                       ... on LogsCapturedEvent { fileKey } } } } }""",
+                r=run_id,
+                c=page["cursor"],
+            )["logsForRun"]
+            events += page["events"]
         return events
 
     def failures(self, run_id: str) -> str:

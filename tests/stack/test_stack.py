@@ -82,11 +82,7 @@ def test_no_staging_dataset_is_left(stack: Stack, loaded: list[str]) -> None:
 
 
 def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
-    query = """query($r: ID!) { logsForRun(runId: $r) { ... on EventConnection { events {
-                 ... on AssetCheckEvaluationEvent { evaluation { checkName success } } } } } }"""
-    checks = [
-        event["evaluation"] for run in loaded for event in stack.graphql(query, r=run)["logsForRun"]["events"] if event
-    ]
+    checks = [event["evaluation"] for run in loaded for event in stack.events(run) if event.get("evaluation")]
 
     assert {check["checkName"] for check in checks} >= {"primary_key_is_unique", "rows_match_github", "money_ties_out"}
     assert all(check["success"] for check in checks), checks
