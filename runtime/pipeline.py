@@ -12,6 +12,7 @@ from typing import Any
 
 import dlt
 from dlt.common.destination.client import WithStagingDataset, WithStateSync
+from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
 from dlt.destinations.job_client_impl import SqlJobClientBase
@@ -36,8 +37,8 @@ class LoadFailed(TerminalException):
         self.exception = failure.exception
 
 
-class StateNotKept(TerminalException):
-    """A load whose cursors nobody would remember."""
+class DestinationUnfit(TerminalException):
+    """A load that this destination would not keep right."""
 
 
 class RunPipeline(dlt.Pipeline):
@@ -59,7 +60,7 @@ class RunPipeline(dlt.Pipeline):
             super()._sync_destination(*args, **kwargs)
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
-        self._refuse_to_forget()
+        self._refuse_unfit_destination()
         # Asked again, dlt goes on with the same package and leaves out the jobs that are done: nothing loads twice,
         # whatever the write disposition. Ten attempts: of n first loads at once, one may lose n - 1 races.
         try:
@@ -70,21 +71,32 @@ class RunPipeline(dlt.Pipeline):
             raise LoadFailed(failure) from failure
         raise AssertionError("tenacity either returns or raises")
 
-    def _refuse_to_forget(self) -> None:
-        """Raises StateNotKept if what the sources have just remembered would be gone with the working directory."""
-        if not self.state.get("sources"):
-            return
+    def _refuse_unfit_destination(self) -> None:
+        """Raises DestinationUnfit if cursors would be gone with the working directory, or a merge would append."""
         with self.destination_client() as client:
-            if not isinstance(client, WithStateSync):
-                where = f"{self.destination.destination_name} cannot keep"
-            elif not self.config.restore_from_destination:
-                where = "RESTORE_FROM_DESTINATION=false keeps from being read back"
-            else:
-                return
-        raise StateNotKept(
-            f"The source has cursors or other state, which {where}: each run would load everything again. Use a "
-            "destination that dlt can store state in, or a source without state. Nothing was loaded."
-        )
+            keeps_state, capabilities = isinstance(client, WithStateSync), client.capabilities
+        name = self.destination.destination_name
+        if self.state.get("sources") and not (keeps_state and self.config.restore_from_destination):
+            where = (
+                "RESTORE_FROM_DESTINATION=false keeps from being read back" if keeps_state else f"{name} cannot keep"
+            )
+            raise DestinationUnfit(
+                f"The source has cursors or other state, which {where}: each run would load everything again. Use a "
+                "destination that dlt can store state in, or a source without state. Nothing was loaded."
+            )
+        merged = [
+            str(table["name"])
+            for schema in self.schemas.values()
+            for table in schema.data_tables()
+            if table.get("write_disposition") == "merge"
+            and capabilities.supported_merge_strategies  # a destination of the user's own may merge by itself
+            and not resolve_merge_strategy(schema.tables, table, capabilities)
+        ]
+        if merged:
+            raise DestinationUnfit(
+                f"{name} cannot merge {', '.join(merged)} as they are: dlt would append, and each load would add its "
+                "rows again. Use another warehouse, or a table_format that merges, such as delta. Nothing was loaded."
+            )
 
     def drop_staging_dataset(self) -> None:
         """Removes the staging dataset of this run, if the run made one."""

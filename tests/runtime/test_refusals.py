@@ -1,6 +1,7 @@
 """What a single run asks for, and whether the resource may do it: done as dlt documents it, or refused."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -118,3 +119,15 @@ def test_a_destination_without_state_takes_no_source_with_a_cursor(
 def test_cursors_that_are_never_read_back_are_refused(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTORE_FROM_DESTINATION", "false")
     assert "RESTORE_FROM_DESTINATION=false" in failure_of(load(clients(3)))
+
+
+def test_a_merge_is_never_turned_into_an_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE", "filesystem")
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
+
+    assert "filesystem cannot merge clients as they are" in failure_of(load(clients(3)))
+    assert not list(tmp_path.glob("lake/raw_clients/clients/*"))
+    for _ in range(2):
+        assert load(clients(3, cursor=False), write_disposition="replace").success
+    assert len(list(tmp_path.glob("lake/raw_clients/clients/*"))) == 1
