@@ -73,9 +73,8 @@ class RunPipeline(dlt.Pipeline):
 
     def _refuse_unfit_destination(self) -> None:
         """Raises DestinationUnfit if cursors would be gone with the working directory, or a merge would append."""
-        with self.destination_client() as client:
-            keeps_state, capabilities = isinstance(client, WithStateSync), client.capabilities
-        name = self.destination.destination_name
+        client, name = self.destination_client(), self.destination.destination_name  # not connected: it is not our turn
+        keeps_state, capabilities = isinstance(client, WithStateSync), client.capabilities
         if self.state.get("sources") and not (keeps_state and self.config.restore_from_destination):
             where = (
                 "RESTORE_FROM_DESTINATION=false keeps from being read back" if keeps_state else f"{name} cannot keep"
