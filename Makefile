@@ -4,7 +4,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo dev check format test test-stack stress bench clean
+.PHONY: help up down demo dev check format test test-stack chaos stress bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,7 +36,10 @@ test: .venv/synced ## unit and integration tests, no Docker
 	$(RUN) pytest --numprocesses 2 --ignore tests/stack
 
 test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
-	$(RUN) pytest tests/stack
+	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py
+
+chaos: .venv/synced ## kills each part of the stack in the middle of a backfill; prints a table of recoveries
+	$(RUN) pytest tests/stack/test_chaos.py
 
 stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; then crashes at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
