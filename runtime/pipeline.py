@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import dlt
-from dlt.common.destination.client import WithStagingDataset, WithStateSync
+from dagster import DagsterInstance
+from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
-from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.retries import disk_is_full, retrying
-from runtime.sweep import staging_layout
+from runtime.sweep import staging_layout, sweep_staging
 from runtime.warehouse import data_directory, waiting_lock, warehouse_turn
 
 Log = Callable[[str], None]
@@ -97,20 +97,16 @@ class RunPipeline(dlt.Pipeline):
                 "rows again. Use another warehouse, or a table_format that merges, such as delta. Nothing was loaded."
             )
 
-    def drop_staging_dataset(self) -> None:
-        """Removes the staging dataset of this run, if the run made one."""
-        if not self.default_schema_name:
-            return  # nothing was extracted, nothing was staged
-        with warehouse_turn(self, self.log), self.destination_client() as client:
-            if isinstance(client, WithStagingDataset) and isinstance(client, SqlJobClientBase):
-                with client.sql_client.with_staging_dataset() as staging:
-                    if staging.dataset_name != self.dataset_name and staging.has_dataset():
-                        staging.drop_dataset()
-
 
 @contextmanager
 def run_pipeline(
-    template: dlt.Pipeline, run_id: str, step_key: str, lineage: str | None, log: Log, check: Check
+    template: dlt.Pipeline,
+    instance: DagsterInstance,
+    run_id: str,
+    step_key: str,
+    lineage: str | None,
+    log: Log,
+    check: Check,
 ) -> Iterator[RunPipeline]:
     """Yields a copy of `template` that shares nothing with any other run, and cleans up after it.
 
@@ -123,7 +119,7 @@ def run_pipeline(
     """
     directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
     destination = deepcopy(template.destination)
-    destination.config_params["staging_dataset_name_layout"] = staging_layout(run_id, step_key)
+    staging = destination.config_params["staging_dataset_name_layout"] = staging_layout(run_id, step_key)
     schemas = template._schema_storage_config
     pipeline = RunPipeline(
         pipeline_name=_lineage_name(template.pipeline_name, lineage),
@@ -156,9 +152,10 @@ def run_pipeline(
         if pipeline.is_active:
             pipeline.deactivate()
         try:
-            pipeline.drop_staging_dataset()
-        except Exception as error:  # it must not hide why the load failed
-            log(f"The staging dataset stays for a later run to sweep: {error}")
+            if pipeline.default_schema_name:  # else nothing was extracted, nothing was staged
+                sweep_staging(pipeline, staging, instance, log)
+        except Exception as error:  # it must neither fail a load nor hide why one failed
+            log(f"Staging datasets stay for a later run to sweep: {error}")
         if full:  # half a file tells nobody anything, and its room is needed
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -21,7 +21,7 @@ from runtime.partitions import named_partition, partition_label, time_interval
 from runtime.pipeline import LoadFailed, one_at_a_time, run_pipeline
 from runtime.refusals import refuse_unsafe
 from runtime.retries import disk_is_full, retrying
-from runtime.sweep import sweep_files, sweep_staging
+from runtime.sweep import sweep_files
 from runtime.warehouse import count, data_directory
 
 Context = OpExecutionContext | AssetExecutionContext
@@ -91,6 +91,7 @@ class IsolatedDltResource(DagsterDltResource):
                     one_at_a_time(dlt_pipeline, partition_label(op), op.log.info),
                     run_pipeline(
                         dlt_pipeline,
+                        op.instance,
                         run_id=op.run.run_id,
                         step_key=str(op.op_handle).replace(".", "_"),
                         lineage=named_partition(op),
@@ -114,7 +115,7 @@ class IsolatedDltResource(DagsterDltResource):
             # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
             raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
         yield from events
-        clean_up(op, dlt_pipeline)
+        clean_up(op)
 
     def extract_resource_metadata(
         self, context: Context, resource: DltResource, load_info: LoadInfo, dlt_pipeline: dlt.Pipeline
@@ -123,13 +124,12 @@ class IsolatedDltResource(DagsterDltResource):
         return resource_metadata(resource, load_info, dlt_pipeline)
 
 
-def clean_up(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
-    """Removes what other runs have left. This run has loaded: nothing that happens here may fail it."""
+def clean_up(context: OpExecutionContext) -> None:
+    """Removes the files of other runs. This run has loaded: nothing that happens here may fail it."""
     try:
         sweep_files(context.instance)
-        sweep_staging(pipeline, context.instance, context.log.info)
     except Exception as error:
-        context.log.warning(f"What crashed runs have left stays for a later run to sweep: {error}")
+        context.log.warning(f"Files that failed runs have left stay for a later run to sweep: {error}")
 
 
 def explain(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:

@@ -22,23 +22,25 @@ def staging_layout(run_id: str, step_key: str) -> str:
     return f"%s_staging_{UUID(run_id).hex}_{zlib.crc32(step_key.encode()) & 0xFFFF:04x}"
 
 
-def sweep_staging(pipeline: dlt.Pipeline, instance: DagsterInstance, log: Callable[[str], None]) -> None:
-    """Drops the staging datasets beside this pipeline's dataset whose runs have ended.
+def sweep_staging(pipeline: dlt.Pipeline, own: str, instance: DagsterInstance, log: Callable[[str], None]) -> None:
+    """Drops the staging dataset of this run (`own` is its layout), and those beside it whose runs have ended.
 
     One of a run that this instance does not know stays: another deployment may share the warehouse.
     """
-    with warehouse_turn(pipeline), pipeline.destination_client() as job_client:
+    with warehouse_turn(pipeline, log), pipeline.destination_client() as job_client:
         if not isinstance(job_client, SqlJobClientBase):
             return
         client = job_client.sql_client
         pattern = re.compile(rf"{re.escape(client.dataset_name)}_staging_([0-9a-f]{{32}})_[0-9a-f]{{4}}", re.IGNORECASE)
         names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
         for name in names:
+            is_own = name.lower() == (own % client.dataset_name).lower()
             match = pattern.fullmatch(name)
-            if match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS:
+            if is_own or (match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS):
                 with client.with_alternative_dataset_name(name):
                     client.drop_dataset()
-                log(f"Dropped {name}, which a crashed run had left.")
+                if not is_own:
+                    log(f"Dropped {name}, which a crashed run had left.")
 
 
 def sweep_files(instance: DagsterInstance) -> None:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,9 @@ def warehouse_turn(pipeline: dlt.Pipeline, log: Callable[[str], None] | None = N
     DuckDB locks its file against every other process, and dlt does not wait for it: the load fails. All who touch
     the file therefore queue at a lock beside it. Other destinations pass straight through.
     """
-    credentials = getattr(pipeline.destination_client().config, "credentials", None)
-    if not isinstance(credentials, DuckDbCredentials) or credentials.is_partial() or _in_memory(credentials):
+    if (database := _single_process_file(pipeline)) is None:
         yield
         return
-    database = Path(credentials.database)
     database.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(Path(f"{database}.lock"), f"another run is using {database.name}", log):
         yield
@@ -95,8 +93,15 @@ def waiting_lock(path: Path, reason: str, log: Callable[[str], None] | None = No
         lock.release()
 
 
-def _in_memory(credentials: DuckDbCredentials) -> bool:
-    return credentials.database == ":memory:" or credentials.external_conn() is not None
+@lru_cache(maxsize=64)  # of pipelines: dlt resolves the whole configuration to tell, 15 ms each time
+def _single_process_file(pipeline: dlt.Pipeline) -> Path | None:
+    """The DuckDB file that a pipeline loads into, or None for whatever takes many connections, or lives in memory."""
+    credentials = getattr(pipeline.destination_client().config, "credentials", None)
+    if not isinstance(credentials, DuckDbCredentials) or credentials.is_partial():
+        return None
+    if credentials.database == ":memory:" or credentials.external_conn() is not None:
+        return None
+    return Path(credentials.database)
 
 
 def _destination() -> AnyDestination:
