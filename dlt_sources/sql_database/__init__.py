@@ -2,10 +2,11 @@
 
 What is set here, and why:
 
-- **Types arrive as they are.** Arrow by `pyarrow`, which follows the reflected types. Numeric is exact: one without a
+- **Types arrive as they are**, as Arrow (`adbc.py`), by the reflected types. Numeric is exact: one without a
   precision becomes DECIMAL(38, 9), and a value with more digits fails the load. JSON and arrays are handed over as the
   database writes them, in a JSON column; dlt would parse them into Arrow structs, and 3 would become 3.0. An enum and
-  a uuid become text, as does what the warehouse has no type for (interval, inet, money, ranges).
+  a uuid become text, as does what the warehouse has no type for (interval, inet, money, ranges, a time with a zone).
+  An infinite date or time becomes the last or the first that Python knows, `9999-12-31` and `0001-01-01`.
 - **Parquet**: in CSV, dlt's default for Arrow into Postgres, an empty string would become null.
 - **A change** is a row whose `cursor` column moved, within a run's time window or since the last load. A transaction
   that commits after its moment was read is missed until that window is read again: load the last days once more.
@@ -18,39 +19,37 @@ The database is not asked, and no secret is looked up, before a load runs.
 Variable: SOURCES__SQL_DATABASE__CREDENTIALS, as `postgresql://user:password@host:5432/database`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi
 import dlt
+import psycopg2
 import sqlalchemy as sa
 from dlt.extract import DltSource
 from dlt.sources.sql_database import sql_database
 from sqlalchemy.types import TypeEngine
 
 from dlt_sources.http import PermanentSourceError, TransientSourceError
+from dlt_sources.sql_database.adbc import AdbcTableLoader
 
 __all__ = ["sql_row", "sql_tables"]
 
 VARIABLE = "SOURCES__SQL_DATABASE__CREDENTIALS"
-DRIVER = "postgresql+psycopg2"  # a bare postgresql:// would be psycopg 3
-ROWS_PER_CHUNK = 50_000
 # What the server says when another try would end alike. The driver has no codes for a connection that never was.
 REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")
-# Types that arrive as they are; arrays and JSON as JSON; all others as text.
-EXACT = (
-    sa.Boolean,
-    sa.Date,
-    sa.DateTime,
-    sa.Float,
-    sa.Integer,
-    sa.LargeBinary,
-    sa.Numeric,
-    sa.String,
-    sa.Time,
-    sa.Uuid,
-)
+# Types that arrive as they are; numbers with digits, arrays and JSON as the database writes them; all others as text.
+BINARY = (sa.Boolean, sa.Date, sa.DateTime, sa.Float, sa.Integer, sa.LargeBinary, sa.String, sa.Time)
+WRITTEN = (sa.Numeric, sa.ARRAY, sa.JSON)
+# Arrow has no infinite moment, and the driver would make a wrong one of it.
+INFINITE = {
+    "'infinity'": "'9999-12-31 23:59:59.999999Z'",
+    "'-infinity'": "'0001-01-01 00:00:00Z'",
+}
 
 
 def sql_tables(
@@ -72,12 +71,13 @@ def sql_tables(
         schema=schema,
         table_names=list(tables),
         backend="pyarrow",
-        chunk_size=ROWS_PER_CHUNK,
+        backend_kwargs={"connect": partial(_connect, adbc_driver_postgresql.dbapi.connect, credentials)},
+        table_loader_class=AdbcTableLoader,
         defer_table_reflect=True,
         detect_precision_hints=None,  # deprecated, and by default not left out
         table_adapter_callback=_demand_primary_key,
         type_adapter_callback=_known_type,
-        query_adapter_callback=_as_text,
+        query_adapter_callback=_as_read,
     )
     for resource in source.resources.values():
         resource.apply_hints(
@@ -96,36 +96,35 @@ def sql_row(statement: str, credentials: str | None = None, **parameters: Any) -
 
 
 def _engine(credentials: str | None) -> sa.Engine:
-    """The database that `credentials`, else SOURCES__SQL_DATABASE__CREDENTIALS, names when a connection is opened.
+    """The database, for reflection and single rows. dlt would resolve the variable when the source is made: a location
+    without it could not be loaded."""
+    return sa.create_engine(
+        "postgresql+psycopg2://", creator=partial(_connect, psycopg2.connect, credentials), poolclass=sa.NullPool
+    )
 
-    dlt would resolve the variable when the source is made: a location without it could not be loaded.
-    """
 
-    def connect() -> Any:
-        url = _url(credentials)
-        arguments, options = lazy.dialect.create_connect_args(url)
-        try:
-            return lazy.dialect.connect(*arguments, **options)
-        except lazy.dialect.loaded_dbapi.OperationalError as error:
-            said = " ".join(str(error).split())
-            kind = PermanentSourceError if any(refusal in said for refusal in REFUSALS) else TransientSourceError
-            host = url.host or url.query.get("host")
-            message = f"The database {url.database} at {host} cannot be reached, or refuses; check {VARIABLE}: {said}"
-        raise kind(message.replace(str(url.password or "***"), "***"))
-
-    lazy = sa.create_engine(f"{DRIVER}://", creator=connect, poolclass=sa.NullPool)
-    return lazy
+def _connect(driver: Callable[[str], Any], credentials: str | None) -> Any:
+    """A connection of either driver to what `credentials`, else SOURCES__SQL_DATABASE__CREDENTIALS, names now."""
+    url = _url(credentials)
+    try:
+        return driver(url.render_as_string(hide_password=False))
+    except (psycopg2.OperationalError, adbc_driver_manager.OperationalError) as error:
+        said = " ".join(str(error).split())
+        kind = PermanentSourceError if any(refusal in said for refusal in REFUSALS) else TransientSourceError
+        host = url.query.get("host") or url.host
+        message = f"The database {url.database} at {host} cannot be reached, or refuses; check {VARIABLE}: {said}"
+    raise kind(message.replace(str(url.password or "***"), "***"))
 
 
 def _url(given: str | None) -> sa.URL:
-    """The URL as the driver wants it. Its parts stay out of messages: what is malformed may be a password."""
+    """The URL as libpq wants it. Its parts stay out of messages: what is malformed may be a password."""
     text = str(given or dlt.secrets.get("sources.sql_database.credentials") or "").strip()
     if not text:
         raise PermanentSourceError(f"{VARIABLE} is missing or empty: set it to read from the database.")
     with suppress(sa.exc.ArgumentError, ValueError):
         url = sa.make_url(text)
         if url.get_backend_name() == "postgresql" and url.database:
-            return url.set(drivername=DRIVER)
+            return url.set(drivername="postgresql")
     raise PermanentSourceError(f"{VARIABLE} has to look like postgresql://user:password@host:5432/database.")
 
 
@@ -138,16 +137,25 @@ def _known_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     """The type as dlt's reflection knows it: it has none for floats, and would leave out columns of others."""
     if isinstance(kind, sa.Float):
         return sa.Numeric(asdecimal=False)
-    return kind if isinstance(kind, (*EXACT, sa.ARRAY, sa.JSON)) else sa.Text()
+    return kind if _is_binary(kind) or isinstance(kind, WRITTEN) else sa.Text()
 
 
-def _as_text(query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
+def _as_read(query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
     """Has the database write what only it can write without loss."""
+    return query.with_only_columns(*(_without_loss(column).label(column.name) for column in table.columns))
 
-    def column(found: sa.Column[Any]) -> sa.ColumnElement[Any]:
-        if isinstance(found.type, EXACT):
-            return found
-        value = sa.func.to_json(found) if isinstance(found.type, sa.ARRAY) else found
-        return sa.cast(value, sa.Text).label(found.name)
 
-    return query.with_only_columns(*(column(found) for found in table.columns))
+def _without_loss(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    kind = column.type
+    if isinstance(kind, sa.Date | sa.DateTime):
+        finite: list[Any] = [
+            (column == sa.literal_column(never), sa.literal_column(moment)) for never, moment in INFINITE.items()
+        ]
+        return sa.case(*finite, else_=column)
+    if isinstance(kind, sa.ARRAY):
+        return sa.cast(sa.func.to_json(column), sa.Text)
+    return column if _is_binary(kind) else sa.cast(column, sa.Text)
+
+
+def _is_binary(kind: TypeEngine[Any]) -> bool:
+    return isinstance(kind, BINARY) and not (isinstance(kind, sa.Time) and kind.timezone)
