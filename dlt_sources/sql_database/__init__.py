@@ -45,6 +45,9 @@ REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry")
 # Types that arrive as they are; numbers with digits, arrays and JSON as the database writes them; all others as text.
 BINARY = (sa.Boolean, sa.Date, sa.DateTime, sa.Float, sa.Integer, sa.LargeBinary, sa.String, sa.Time)
 WRITTEN = (sa.Numeric, sa.ARRAY, sa.JSON)
+# A primary key is unique there: no need to look for duplicates, nor to delete and insert, which takes longer. Not with
+# rows that are marked as deleted: dlt's upsert would insert those that the warehouse has never had.
+UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
 # Arrow has no infinite moment, and the driver would make a wrong one of it.
 INFINITE = {
     "'infinity'": "'9999-12-31 23:59:59.999999Z'",
@@ -81,12 +84,12 @@ def sql_tables(
     )
     for resource in source.resources.values():
         resource.apply_hints(
-            write_disposition="merge",
+            write_disposition="merge" if deleted else UPSERT,
             file_format="parquet",
             columns={deleted: {"name": deleted, "hard_delete": True}} if deleted else None,
             incremental=dlt.sources.incremental[datetime](cursor) if cursor else None,
         )
-    return source
+    return source.parallelize()  # the next batch is read while one is written
 
 
 def sql_row(statement: str, credentials: str | None = None, **parameters: Any) -> tuple[Any, ...]:
