@@ -35,7 +35,7 @@ def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.
     if schema and len(roots) == 1:  # a resource that sends each row to a table of its own choice has no single one
         metadata |= TableMetadataSet(
             column_schema=_table_schema(schema, roots[0]),
-            table_name=_qualified_name(pipeline, schema, roots[0]),
+            table_name=qualified_name(pipeline, schema, roots[0]),
             storage_kind=load_info.destination_name,
         )
     return metadata
@@ -103,7 +103,7 @@ def _load_metadata(load_info: LoadInfo, pipeline: dlt.Pipeline) -> dict[str, Any
     }
 
 
-def _qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> str:
+def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> str:
     """`<database>.<dataset>.<table>`, as a query would write it."""
     client = pipeline.destination_client(schema.name)
     if not isinstance(client, SqlJobClientBase):
