@@ -16,6 +16,7 @@ from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
+from dlt.common.schema.utils import get_merge_strategy
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -89,12 +90,14 @@ class RunPipeline(dlt.Pipeline):
             for table in schema.data_tables()
             if table.get("write_disposition") == "merge"
             and capabilities.supported_merge_strategies  # a destination of the user's own may merge by itself
-            and not resolve_merge_strategy(schema.tables, table, capabilities)
+            and resolve_merge_strategy(schema.tables, table, capabilities)
+            != (get_merge_strategy(schema.tables, str(table["name"])) or "delete-insert")  # dlt's default
         ]
         if merged:
             raise DestinationUnfit(
-                f"{name} cannot merge {', '.join(merged)} as they are: dlt would append, and each load would add its "
-                "rows again. Use another warehouse, or a table_format that merges, such as delta. Nothing was loaded."
+                f"{name} cannot merge {', '.join(merged)} as they are: dlt would append the rows again with each load "
+                "or, in Delta and Iceberg, keep children that are gone and rows whose key came twice. Use another "
+                "warehouse. Nothing was loaded."
             )
 
 

@@ -31,16 +31,17 @@ def sweep_staging(pipeline: dlt.Pipeline, own: str, instance: DagsterInstance, l
         if not isinstance(job_client, SqlJobClientBase):
             return
         client = job_client.sql_client
+        with client.with_alternative_dataset_name(own % client.dataset_name):
+            if client.has_dataset():  # asked as each destination answers it: not all datasets are schemas
+                client.drop_dataset()
         pattern = re.compile(rf"{re.escape(client.dataset_name)}_staging_([0-9a-f]{{32}})_[0-9a-f]{{4}}", re.IGNORECASE)
         names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
         for name in names:
-            is_own = name.lower() == (own % client.dataset_name).lower()
             match = pattern.fullmatch(name)
-            if is_own or (match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS):
+            if match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS:
                 with client.with_alternative_dataset_name(name):
                     client.drop_dataset()
-                if not is_own:
-                    log(f"Dropped {name}, which a crashed run had left.")
+                log(f"Dropped {name}, which a crashed run had left.")
 
 
 def sweep_files(instance: DagsterInstance) -> None:

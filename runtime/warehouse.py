@@ -12,6 +12,7 @@ import dlt
 from dlt.common.destination import AnyDestination, Destination
 from dlt.common.destination.exceptions import DestinationUndefinedEntity, UnknownDestinationModule
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
+from dlt.destinations.sql_client import SqlClientBase, WithSchemas
 from filelock import FileLock, Timeout
 
 DEFAULT_WAREHOUSE = "duckdb"
@@ -24,6 +25,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "duckdb": REPLACE | {"preferred_loader_file_format": "parquet"},
     "postgres": REPLACE,
     "snowflake": REPLACE,
+    "filesystem": {"preferred_loader_file_format": "parquet"},
 }
 
 
@@ -48,11 +50,17 @@ def count(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
     Parameters stand as `%s` in the statement.
     """
     try:
-        with warehouse_turn(pipeline), pipeline.sql_client() as client:
+        with warehouse_turn(pipeline), _reader(pipeline) as client:
             rows = client.execute_sql(sql, *parameters)
     except DestinationUndefinedEntity:
         return None
     return int(rows[0][0]) if rows else None
+
+
+def _reader(pipeline: dlt.Pipeline) -> SqlClientBase[Any]:
+    """A client for queries. A table of files is there only if dlt knows its schema, which lies beside the files."""
+    client = pipeline.sql_client()
+    return pipeline.dataset().sql_client if isinstance(client, WithSchemas) else client
 
 
 def data_directory(*parts: str) -> Path:

@@ -1,4 +1,4 @@
-"""Destinations that have no server here: what dlt makes of their variables, and how far a load gets without one."""
+"""Destinations beside DuckDB and Postgres: files, and as much of Snowflake as can be had without an account."""
 
 import os
 import shutil
@@ -7,18 +7,31 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import boto3
+import dagster as dg
 import dlt
+import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.destinations.impl.snowflake.configuration import SnowflakeClientConfiguration
 from dlt.pipeline.exceptions import PipelineStepFailed
+from moto.server import ThreadedMotoServer
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
+from runtime.checks import primary_key_checks
 from runtime.metadata import qualified_name
-from runtime.warehouse import OPTIONS, warehouse_pipeline
+from runtime.resource import IsolatedDltResource
+from runtime.translator import SourceTranslator
+from runtime.warehouse import OPTIONS, count, warehouse_pipeline
 from tests.conftest import ROOT
 from tests.runtime.colours import colours, colours_assets
 
@@ -133,3 +146,137 @@ def test_a_load_reaches_the_emulator_as_far_as_its_stage(emulator: str, tmp_path
         for column in (("THINGS", "COLOUR", "TEXT"), ("THINGS", "ID", "NUMBER"), ("THINGS__PARTS", "N", "NUMBER"))
     ]
     assert qualified_name(pipeline, pipeline.default_schema, "things") == "ANALYTICS.RAW_COLOURS.THINGS"
+
+
+@dlt.source(name="readings", section="readings")
+def readings(sensor: str = "a", number: int = 2) -> Any:
+    """What sensors have measured, appended; which sensors there are, replaced; and how often they were read."""
+
+    @dlt.resource(name="measures", write_disposition="append", primary_key=["sensor", "load"])
+    def read_measures() -> Iterator[Any]:
+        """What a sensor has measured."""
+        state = dlt.current.resource_state()
+        state["loads"] = state.get("loads", 0) + 1
+        yield [{"sensor": sensor, "load": state["loads"] * 100 + i, "digits": [1, 2]} for i in range(number)]
+
+    @dlt.resource(name="sensors", write_disposition="replace", primary_key="sensor")
+    def read_sensors() -> Iterator[Any]:
+        """Which sensors there are."""
+        yield {"sensor": sensor, "places": ["here", "there"]}
+
+    return read_measures, read_sensors
+
+
+def readings_assets(partitions_def: dg.PartitionsDefinition[str] | None = None) -> dg.AssetsDefinition:
+    @dlt_assets(
+        dlt_source=readings().with_resources("measures") if partitions_def else readings(),
+        dlt_pipeline=warehouse_pipeline("measured", "raw_readings"),
+        name="readings",
+        dagster_dlt_translator=SourceTranslator(source="readings"),
+        partitions_def=partitions_def,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        if context.has_partition_key:
+            yield from dlt.run(context=context, dlt_source=readings(context.partition_key).with_resources("measures"))
+        else:
+            yield from dlt.run(context=context).fetch_row_count()
+
+    return assets
+
+
+def read_all() -> dg.ExecuteInProcessResult:
+    """Loads both tables, counts and checks them."""
+    assets = readings_assets()
+    return dg.materialize([assets, primary_key_checks(assets)], resources={"dlt": IsolatedDltResource()})
+
+
+def read_one(sensor: str) -> bool:
+    """Loads one sensor, which is a partition."""
+    assets = readings_assets(dg.StaticPartitionsDefinition(["a", "b", "c"]))
+    return dg.materialize([assets], partition_key=sensor, resources={"dlt": IsolatedDltResource()}).success
+
+
+def rows_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(["readings", asset])]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that WAREHOUSE=filesystem loads into."""
+    monkeypatch.setenv("WAREHOUSE", "filesystem")
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
+    return tmp_path / "lake"
+
+
+def test_parquet_files_are_appended_and_replaced_and_can_be_counted(lake: Path, tmp_path: Path) -> None:
+    read_all()
+    result = read_all()
+
+    measures, sensors = rows_of(result, "measures"), rows_of(result, "sensors")
+    assert (measures["rows_loaded"], measures["rows_loaded/measures__digits"], measures["dagster/row_count"]) == (
+        2,
+        4,
+        4,
+    )
+    assert (sensors["rows_loaded"], sensors["dagster/row_count"]) == (1, 1)
+    assert measures["dagster/table_name"] == "raw_readings.measures"
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [True, True]
+    reader = warehouse_pipeline("reader", "raw_readings")
+    assert count(reader, "SELECT count(*) FROM sensors__places") == 2
+    assert count(reader, "SELECT max(load) FROM measures WHERE sensor = %s", "a") == 201  # the state was read back
+    assert count(reader, "SELECT count(*) FROM _dlt_loads WHERE status = 0") == 2
+    assert count(reader, "SELECT count(*) FROM never_loaded") is None
+    assert {path.suffix for path in (lake / "raw_readings" / "measures").iterdir()} == {".parquet"}
+    assert [path.name for path in lake.iterdir()] == ["raw_readings"]
+    assert list((tmp_path / "dlt" / "runs").iterdir()) == []
+
+
+def test_a_key_that_is_there_twice_in_the_files_fails_its_check(lake: Path) -> None:
+    read_all()
+    [file] = (lake / "raw_readings" / "measures").iterdir()
+    shutil.copy(file, file.with_name("again.parquet"))
+    result = read_all()
+
+    checks = {check.asset_key.path[-1]: check for check in result.get_asset_check_evaluations()}
+    assert not checks["measures"].passed
+    assert checks["measures"].metadata["bad rows in measures"].value == 2
+    assert checks["sensors"].passed
+
+
+def test_runs_at_once_append_all_their_rows(lake: Path) -> None:
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        for _ in range(2):
+            assert list(pool.map(read_one, ["a", "b", "c"])) == [True] * 3
+
+    reader = warehouse_pipeline("reader", "raw_readings")
+    assert count(reader, "SELECT count(*) FROM measures") == 12
+    assert count(reader, "SELECT count(DISTINCT (sensor, load)) FROM measures") == 12
+    assert count(reader, "SELECT count(*) FROM measures__digits") == 24
+
+
+@pytest.fixture
+def s3_server() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def test_a_bucket_takes_files_too(s3_server: str, lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "canary-4d1f", "region_name": "eu-central-1"}
+    for name, value in {**keys, "endpoint_url": s3_server}.items():
+        monkeypatch.setenv(f"DESTINATION__FILESYSTEM__CREDENTIALS__{name.upper()}", value)
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", "s3://lake/raw")
+    client: Any = boto3.client("s3", endpoint_url=s3_server, **keys)
+    client.create_bucket(Bucket="lake", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+
+    assert all(read_one(sensor) for sensor in ("a", "b", "a"))
+
+    names = [item["Key"] for item in client.list_objects_v2(Bucket="lake")["Contents"]]
+    files = [name for name in names if name.startswith("raw/raw_readings/measures/")]
+    rows = [pq.read_table(BytesIO(client.get_object(Bucket="lake", Key=name)["Body"].read())) for name in files]
+    loaded = [(row["sensor"], row["load"]) for table in rows for row in table.to_pylist()]
+    assert sorted(loaded) == [("a", 100), ("a", 101), ("a", 200), ("a", 201), ("b", 100), ("b", 101)]

@@ -121,12 +121,24 @@ def test_cursors_that_are_never_read_back_are_refused(warehouse: Warehouse, monk
     assert "RESTORE_FROM_DESTINATION=false" in failure_of(load(clients(3)))
 
 
-def test_a_merge_is_never_turned_into_an_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+UPSERT = {"disposition": "merge", "strategy": "upsert"}
+
+
+@pytest.mark.parametrize(
+    "hints", [{}, {"write_disposition": UPSERT}, {"table_format": "delta"}, {"table_format": "iceberg"}]
+)
+def test_files_never_merge_otherwise_than_a_source_means_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hints: dict[str, Any]
+) -> None:
+    """dlt would append; in Delta and Iceberg it upserts: children that are gone stay, and keys that came twice."""
     monkeypatch.setenv("WAREHOUSE", "filesystem")
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", str(tmp_path / "lake"))
 
-    assert "filesystem cannot merge clients as they are" in failure_of(load(clients(3)))
+    source = clients(3)
+    source.resources["clients"].apply_hints(**hints)
+
+    assert "filesystem cannot merge clients as they are" in failure_of(load(source))
     assert not list(tmp_path.glob("lake/raw_clients/clients/*"))
     for _ in range(2):
         assert load(clients(3, cursor=False), write_disposition="replace").success
