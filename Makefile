@@ -4,7 +4,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo dev check format test test-stack chaos stress bench clean
+.PHONY: help up down demo dev check format test test-stack chaos stress bench bench-small clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,8 +45,11 @@ stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
 
-bench: .venv/synced ## what the resource's safety costs, beside dagster-dlt's own; prints a table
-	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks.isolation
+bench: .venv/synced ## measures loads side by side and writes benchmarks/README.md; half an hour on a quiet machine
+	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks
+
+bench-small: .venv/synced ## the same with few rows: that everything is loaded right, not how fast
+	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks --small
 
 clean: ## forget what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/files data/shop data/warehouse.duckdb data/warehouse.duckdb.lock

