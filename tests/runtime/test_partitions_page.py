@@ -1,0 +1,62 @@
+"""The example of docs/partitions.md, run as it stands there."""
+
+import re
+import runpy
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from runtime.resource import IsolatedDltResource
+from tests.conftest import ROOT
+from tests.runtime.conftest import Warehouse
+
+COLOURS = ["black", "blue", "green", "red"]
+SLOTS = 2
+
+
+def materialise(module: Path, colour: str) -> bool:
+    """One run, in a process of its own."""
+    assets = runpy.run_path(str(module))["paint_assets"]
+    with dg.DagsterInstance.get() as instance:
+        resources = {"dlt": IsolatedDltResource()}
+        return dg.materialize([assets], partition_key=colour, resources=resources, instance=instance).success
+
+
+def most_at_once(instance: dg.DagsterInstance) -> int:
+    """How many loads were under way at the same time, at most."""
+    moments = sorted(moment for run in instance.get_run_records() for moment in start_and_end(instance, run))
+    under_way = [sum(change for _, change in moments[: number + 1]) for number in range(len(moments))]
+    return max(under_way)
+
+
+def start_and_end(instance: dg.DagsterInstance, run: dg.RunRecord) -> Iterator[tuple[float, int]]:
+    kinds = {dg.DagsterEventType.STEP_START: 1, dg.DagsterEventType.STEP_SUCCESS: -1}
+    for record in instance.get_records_for_run(run.dagster_run.run_id, of_type=set(kinds)).records:
+        event = record.event_log_entry
+        assert event.dagster_event
+        yield event.timestamp, kinds[event.dagster_event.event_type]
+
+
+def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
+    module = tmp_path / "paint.py"
+    module.write_text(code)
+    (tmp_path / "dagster.yaml").touch()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        instance.event_log_storage.set_concurrency_slots("paint", SLOTS)
+        with ProcessPoolExecutor(len(COLOURS), mp_context=get_context("spawn")) as workers:
+            for _ in range(2):
+                assert list(workers.map(partial(materialise, module), COLOURS)) == [True] * len(COLOURS)
+
+        assert most_at_once(instance) <= SLOTS
+    tins = warehouse.rows("SELECT colour, count(*), count(DISTINCT number) FROM raw_paint.tins GROUP BY 1 ORDER BY 1")
+    assert tins == [(colour, 100, 100) for colour in COLOURS]
+    assert warehouse.rows("SELECT count(*) FROM raw_paint.tins__pigments") == [(len(COLOURS) * 100 * 2,)]
