@@ -16,25 +16,18 @@ class Measured(NamedTuple):
     """One process, from its start to its end."""
 
     seconds: float
-    cpu_seconds: float
-    megabytes: float
     output: str
 
 
 def measure(module: str, *arguments: str, environment: Mapping[str, str]) -> Measured:
     """Runs `python -m module arguments`. A process that fails ends the benchmark with what it said."""
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        command = [sys.executable, "-m", module, *arguments]
-        started = time.perf_counter()
-        process = subprocess.Popen(command, env=os.environ | dict(environment), stdout=said, stderr=complained)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        complained.seek(0)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command[1:])} failed:\n{complained.read().decode()[-3000:]}")
-        return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said.read().decode().strip())
+    command = [sys.executable, "-m", module, *arguments]
+    started = time.perf_counter()
+    done = subprocess.run(command, env=os.environ | dict(environment), capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
+    return Measured(seconds, done.stdout.strip())
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
