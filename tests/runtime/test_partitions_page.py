@@ -1,7 +1,8 @@
 """The example of docs/partitions.md, run as it stands there."""
 
+import importlib
 import re
-import runpy
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,9 +20,10 @@ COLOURS = ["black", "blue", "green", "red"]
 SLOTS = 2
 
 
-def materialise(module: Path, colour: str) -> bool:
-    """One run, in a process of its own."""
-    assets = runpy.run_path(str(module))["paint_assets"]
+def materialise(folder: Path, colour: str) -> bool:
+    """One run of the module `paint` in `folder`, in a process of its own."""
+    sys.path.insert(0, str(folder))
+    assets = importlib.import_module("paint").paint_assets
     with dg.DagsterInstance.get() as instance:
         resources = {"dlt": IsolatedDltResource()}
         return dg.materialize([assets], partition_key=colour, resources=resources, instance=instance).success
@@ -46,15 +48,14 @@ def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
-    module = tmp_path / "paint.py"
-    module.write_text(code)
+    (tmp_path / "paint.py").write_text(code)
     (tmp_path / "dagster.yaml").touch()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots("paint", SLOTS)
         with ProcessPoolExecutor(len(COLOURS), mp_context=get_context("spawn")) as workers:
             for _ in range(2):
-                assert list(workers.map(partial(materialise, module), COLOURS)) == [True] * len(COLOURS)
+                assert list(workers.map(partial(materialise, tmp_path), COLOURS)) == [True] * len(COLOURS)
 
         assert most_at_once(instance) <= SLOTS
     tins = warehouse.rows("SELECT colour, count(*), count(DISTINCT number) FROM raw_paint.tins GROUP BY 1 ORDER BY 1")
