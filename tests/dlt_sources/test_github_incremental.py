@@ -31,23 +31,23 @@ def test_another_machine_goes_on_where_the_first_stopped(github: Sandbox, wareho
     assert warehouse.load(*handbook()) == {}
 
 
-def test_a_change_brings_itself_and_its_children(github: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(*handbook())
-    issue = warehouse.value("SELECT min(number) FROM issues")
+def test_a_change_brings_itself_and_its_children(github: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(*handbook())
+    issue = any_warehouse.value("SELECT min(number) FROM issues")
     github.change("edit", number=issue, title="Changed")
     github.change("new_comment", number=issue, body="And another")
     merged = github.change("close", merge=True)["number"]
     github.change("new_stargazer", login="late-riser")
     github.forget_requests()
-    loaded = warehouse.load(*handbook())
+    loaded = any_warehouse.load(*handbook())
     assert [loaded[table] for table in ("issues", "pull_requests", "stargazers")] == [1, 1, 1]
     requests = github.counts()["by_operation"]
     assert [requests[name] for name in ("Issues", "PullRequests", "Stargazers")] == [1, 1, 1]
-    assert warehouse.rows(f"SELECT state, closed FROM pull_requests WHERE number = {merged}") == [("MERGED", True)]
-    assert warehouse.value(f"SELECT title FROM issues WHERE number = {issue}") == "Changed"
-    assert warehouse.value("SELECT count(*) FROM issues__comments WHERE body = 'And another'") == 1
+    assert any_warehouse.rows(f"SELECT state, closed FROM pull_requests WHERE number = {merged}") == [("MERGED", True)]
+    assert any_warehouse.value(f"SELECT title FROM issues WHERE number = {issue}") == "Changed"
+    assert any_warehouse.value("SELECT count(*) FROM issues__comments WHERE body = 'And another'") == 1
     for table, rows in {"issues": 130, "pull_requests": 60, "stargazers": 91}.items():
-        assert warehouse.value(f"SELECT count(*) FROM {table}") == rows
+        assert any_warehouse.value(f"SELECT count(*) FROM {table}") == rows
 
 
 @pytest.mark.parametrize("table", ["issues", "pull_requests"])

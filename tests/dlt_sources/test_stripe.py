@@ -34,7 +34,7 @@ def account() -> Account:
 def contents(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables, without what dlt adds."""
     return {
-        table: sorted(warehouse.rows(f"SELECT COLUMNS(lambda name: name NOT LIKE '_dlt%') FROM {table}"), key=str)
+        table: sorted(warehouse.rows(f"SELECT {', '.join(warehouse.columns(table))} FROM {table}"), key=str)
         for table in warehouse.tables()
     }
 
@@ -53,17 +53,17 @@ def test_an_unknown_endpoint_is_refused_with_the_known_ones(source: Any, endpoin
         source(endpoints)
 
 
-def test_everything_arrives_with_all_its_children(stripe: Sandbox, warehouse: Warehouse, account: Account) -> None:
-    loaded = warehouse.load(*everything())
+def test_everything_arrives_with_all_its_children(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+    loaded = any_warehouse.load(*everything())
     for endpoint in ENDPOINTS.values():
         assert loaded[endpoint.table] == len(account.rows[endpoint.path]) > 0
-        ids = {id for (id,) in warehouse.rows(f"SELECT id FROM {endpoint.table}")}
+        ids = {id for (id,) in any_warehouse.rows(f"SELECT id FROM {endpoint.table}")}
         assert ids == {row["id"] for row in account.rows[endpoint.path]}
     for table, parent, rows, key in (
         ("invoice__lines__data", "invoice", account.rows["invoices"], "lines"),
         ("subscription__items__data", "subscription", account.rows["subscriptions"], "items"),
     ):
-        counts = warehouse.rows(
+        counts = any_warehouse.rows(
             f"SELECT p.id, count(c.id), max(c._dlt_list_idx) + 1 FROM {parent} p "
             f"JOIN {table} c ON c._dlt_parent_id = p._dlt_id GROUP BY p.id"
         )
@@ -72,21 +72,21 @@ def test_everything_arrives_with_all_its_children(stripe: Sandbox, warehouse: Wa
         }
         assert all(count == last for _, count, last in counts)
         assert loaded[table] == sum(len(row[key]["data"]) for row in rows)
-    assert warehouse.value("SELECT bool_or(lines__has_more) FROM invoice") is False
+    assert any_warehouse.value("SELECT bool_or(lines__has_more) FROM invoice") is False
 
 
-def test_money_is_exact_in_the_warehouse(stripe: Sandbox, warehouse: Warehouse, account: Account) -> None:
-    warehouse.load(*everything())
+def test_money_is_exact_in_the_warehouse(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+    any_warehouse.load(*everything())
     transactions, invoices = account.rows["balance_transactions"], account.rows["invoices"]
-    sums = warehouse.rows("SELECT sum(amount), sum(fee), sum(net), count(*) FROM balance_transaction")
+    sums = any_warehouse.rows("SELECT sum(amount), sum(fee), sum(net), count(*) FROM balance_transaction")
     assert sums == [(*(sum(row[name] for row in transactions) for name in ("amount", "fee", "net")), len(transactions))]
     assert stripe_money(None, None) == {
         "usd": dict(zip(("amount", "fee", "net", "transactions"), sums[0], strict=True)),
     }
-    assert warehouse.value("SELECT count(*) FROM balance_transaction WHERE net <> amount - fee") == 0
-    assert warehouse.value("SELECT sum(total) FROM invoice") == sum(row["total"] for row in invoices)
+    assert any_warehouse.value("SELECT count(*) FROM balance_transaction WHERE net <> amount - fee") == 0
+    assert any_warehouse.value("SELECT sum(total) FROM invoice") == sum(row["total"] for row in invoices)
     assert (
-        warehouse.value(
+        any_warehouse.value(
             "SELECT count(*) FROM invoice i WHERE total <> "
             "(SELECT sum(amount) FROM invoice__lines__data l WHERE l._dlt_parent_id = i._dlt_id)"
         )
@@ -94,8 +94,8 @@ def test_money_is_exact_in_the_warehouse(stripe: Sandbox, warehouse: Warehouse, 
     )
     types = {
         f"{table}.{column}": kind
-        for table in warehouse.tables()
-        for column, kind in warehouse.columns(table).items()
+        for table in any_warehouse.tables()
+        for column, kind in any_warehouse.columns(table).items()
         if column.endswith(("amount", "fee", "net", "total", "balance")) or "amount_" in column
     }
     texts = {name for name, kind in types.items() if kind == "VARCHAR"}
@@ -103,10 +103,10 @@ def test_money_is_exact_in_the_warehouse(stripe: Sandbox, warehouse: Warehouse, 
     assert texts == {name for name in types if name.endswith("_decimal")}  # Stripe's own exact fractions
 
 
-def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(*everything())
-    for table in warehouse.tables():
-        columns = warehouse.columns(table)
+def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(*everything())
+    for table in any_warehouse.tables():
+        columns = any_warehouse.columns(table)
         for column, kind in columns.items():
             name = column.rpartition("__")[2]
             assert kind == "TIMESTAMP WITH TIME ZONE" or not name.endswith(("_at", "created", "updated")), column
@@ -114,20 +114,21 @@ def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, ware
             assert "metadata__" not in column
         numbers = [column for column, kind in columns.items() if kind == "BIGINT"]
         largest = (
-            warehouse.rows(f"SELECT {', '.join(f'max({column})' for column in numbers)} FROM {table}")
+            any_warehouse.rows(f"SELECT {', '.join(f'max({column})' for column in numbers)} FROM {table}")
             if numbers
             else []
         )
         # No time was overlooked: none of the numbers is as large as one in seconds.
         assert all((value or 0) < 1_600_000_000 for row in largest for value in row), table
-    assert warehouse.value("SELECT min(created) >= '2026-04-01' AND max(created) < '2026-07-01' FROM customer")
-    assert warehouse.columns("subscription")["cancel_at_period_end"] == "BOOLEAN"
-    assert json.loads(warehouse.value("SELECT metadata FROM customer LIMIT 1")) == {"plan source": "web"}
+    assert any_warehouse.value("SELECT min(created) >= '2026-04-01' AND max(created) < '2026-07-01' FROM customer")
+    assert any_warehouse.columns("subscription")["cancel_at_period_end"] == "BOOLEAN"
+    metadata = any_warehouse.value("SELECT CAST(metadata AS text) FROM customer LIMIT 1")
+    assert json.loads(metadata) == {"plan source": "web"}
 
 
-def test_an_event_keeps_the_object_as_it_was(stripe: Sandbox, warehouse: Warehouse, account: Account) -> None:
-    warehouse.load(incremental_stripe_source(("Event",)))
-    for id, data in warehouse.rows("SELECT id, data FROM event"):
+def test_an_event_keeps_the_object_as_it_was(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+    any_warehouse.load(incremental_stripe_source(("Event",)))
+    for id, data in any_warehouse.rows("SELECT id, CAST(data AS text) FROM event"):
         event = account.find("events", id)
         assert event
         assert json.loads(data) == event["data"]
@@ -192,12 +193,12 @@ def test_an_end_needs_no_beginning(stripe: Sandbox, warehouse: Warehouse, accoun
     assert loaded["event"] == sum(row["created"] < may for row in account.rows["events"])
 
 
-def test_a_second_load_changes_nothing(stripe: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(*everything())
-    before = contents(warehouse)
+def test_a_second_load_changes_nothing(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(*everything())
+    before = contents(any_warehouse)
     stripe.forget_requests()
-    loaded = warehouse.load(*everything())
-    assert contents(warehouse) == before
+    loaded = any_warehouse.load(*everything())
+    assert contents(any_warehouse) == before
     assert not {"event", "balance_transaction"} & set(loaded)
     assert {p: n for p, n in stripe.counts()["by_path"].items() if p.endswith(("events", "transactions"))} == {
         "/stripe/v1/events": 1,
@@ -205,20 +206,20 @@ def test_a_second_load_changes_nothing(stripe: Sandbox, warehouse: Warehouse) ->
     }
 
 
-def test_changes_arrive_and_nothing_else_changes(stripe: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(*everything())
-    before = contents(warehouse)
+def test_changes_arrive_and_nothing_else_changes(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(*everything())
+    before = contents(any_warehouse)
     customer = change(stripe, "update_customer", name="Renamed", email=None)
     invoice = change(stripe, "new_invoice", lines=15)
     cancelled = change(stripe, "cancel_subscription")
-    loaded = warehouse.load(*everything())
-    after = contents(warehouse)
-    assert warehouse.rows(f"SELECT name, email FROM customer WHERE id = '{customer['id']}'") == [("Renamed", None)]
-    assert warehouse.value(f"SELECT status FROM subscription WHERE id = '{cancelled['id']}'") == "canceled"
-    assert warehouse.value(f"SELECT count(*) FROM invoice__lines__data WHERE invoice = '{invoice['id']}'") == 15
+    loaded = any_warehouse.load(*everything())
+    after = contents(any_warehouse)
+    assert any_warehouse.rows(f"SELECT name, email FROM customer WHERE id = '{customer['id']}'") == [("Renamed", None)]
+    assert any_warehouse.value(f"SELECT status FROM subscription WHERE id = '{cancelled['id']}'") == "canceled"
+    assert any_warehouse.value(f"SELECT count(*) FROM invoice__lines__data WHERE invoice = '{invoice['id']}'") == 15
     assert (loaded["event"], loaded["balance_transaction"]) == (3, 1)
     types = "SELECT type FROM event ORDER BY created DESC LIMIT 3"
-    assert sorted(warehouse.rows(types)) == [
+    assert sorted(any_warehouse.rows(types)) == [
         ("customer.subscription.deleted",),
         ("customer.updated",),
         ("invoice.paid",),

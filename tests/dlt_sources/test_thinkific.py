@@ -54,20 +54,20 @@ def test_calling_the_source_needs_no_secret_and_no_network(monkeypatch: pytest.M
     assert list(thinkific().resources) == list(SIZES)
 
 
-def test_everything_arrives_and_fits_together(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
-    loaded = warehouse.load(thinkific())
+def test_everything_arrives_and_fits_together(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+    loaded = any_warehouse.load(thinkific())
     assert {table: loaded[table] for table in SIZES} == SIZES
     assert {table: thinkific_total(table) for table in SIZES} == SIZES
     for child in ("enrollments", "course_reviews"):
         joined = f"SELECT count(*) FROM {child} AS c JOIN users u ON u.id = user_id JOIN courses o ON o.id = course_id"
-        assert warehouse.value(joined) == SIZES[child]
-    assert warehouse.value("SELECT count(*) FROM users__roles WHERE value = 'affiliate'") == 12
-    assert warehouse.value("SELECT count(*) FROM users WHERE first_name = '小明'") > 0
+        assert any_warehouse.value(joined) == SIZES[child]
+    assert any_warehouse.value("SELECT count(*) FROM users__roles WHERE value = 'affiliate'") == 12
+    assert any_warehouse.value("SELECT count(*) FROM users WHERE first_name = '小明'") > 0
 
 
-def test_the_columns_are_the_documented_ones(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
-    warehouse.load(thinkific())
-    assert {table: warehouse.columns(table) for table in COLUMNS} == {
+def test_the_columns_are_the_documented_ones(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+    any_warehouse.load(thinkific())
+    assert {table: any_warehouse.columns(table) for table in COLUMNS} == {
         table: expected_columns(table) for table in COLUMNS
     }
 
@@ -80,12 +80,12 @@ def test_a_progress_in_writing_becomes_a_number(thinkific_site: Sandbox, warehou
     assert warehouse.columns("enrollments") == expected_columns("enrollments")
 
 
-def test_an_empty_site_makes_typed_empty_tables(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+def test_an_empty_site_makes_typed_empty_tables(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
     thinkific_site.create_site(courses=1, users=0, enrollments=0, course_reviews=0)
-    warehouse.load(thinkific())
+    any_warehouse.load(thinkific())
     for table in ("users", "enrollments", "course_reviews"):
-        assert warehouse.columns(table) == expected_columns(table)
-        assert warehouse.value(f"SELECT count(*) FROM {table}") == 0
+        assert any_warehouse.columns(table) == expected_columns(table)
+        assert any_warehouse.value(f"SELECT count(*) FROM {table}") == 0
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (100, 1), (101, 1), (251, 2), (10_000, 40)])
