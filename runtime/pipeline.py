@@ -148,7 +148,7 @@ def run_pipeline(
             shutil.rmtree(attempt, ignore_errors=True)
         with suppress(OSError):  # another op of the run is still at work below it
             directory.parent.rmdir()
-    except Exception as error:
+    except (Exception, TerminalException) as error:  # dlt's is no Exception
         full = disk_is_full(error)
         raise
     finally:

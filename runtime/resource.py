@@ -1,14 +1,17 @@
 """The resource under the key `dlt`: all that makes `yield from dlt.run(context=context)` safe."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import dlt
 from dagster import AssetExecutionContext, Failure, OpExecutionContext
 from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator
 from dagster_dlt.dlt_event_iterator import DltEventIterator, DltEventType
+from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
 from dlt.common.runtime.collector import LogCollector, NullCollector
 from dlt.extract.resource import DltResource
@@ -105,15 +108,16 @@ class IsolatedDltResource(DagsterDltResource):
                     # All runs of the process share the source; dlt writes what it infers into a source's schema.
                     source = dlt_source.clone()
                     events = list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
-        except (PipelineStepFailed, LoadFailed, OSError) as error:
+        except (Exception, TerminalException) as error:  # dlt's is no Exception
+            fail_for_good(op)
             if disk_is_full(error):
                 raise Failure(
                     f"No space is left in {data_directory()}, where loads keep their files: free some"
                 ) from error
-            if isinstance(error, OSError):
-                raise
-            # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
-            raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
+            if isinstance(error, PipelineStepFailed | LoadFailed):
+                # The reason alone, where dlt's message starts with packages and paths. Its whole story is the cause.
+                raise Failure(f"{explain(error, dlt_pipeline)}: {error.exception}") from error
+            raise
         yield from events
         clean_up(op)
 
@@ -122,6 +126,12 @@ class IsolatedDltResource(DagsterDltResource):
     ) -> Mapping[str, Any]:
         """What one asset's materialization says. Tables of a resource are its own and their children."""
         return resource_metadata(resource, load_info, dlt_pipeline)
+
+
+def fail_for_good(context: OpExecutionContext) -> None:
+    """Keeps run retries from a load that failed: all that was worth another try has had it inside the run."""
+    with suppress(Exception):  # Dagster's own database is away: a reason to start the run again
+        context.instance.add_run_tags(context.run.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
 
 
 def clean_up(context: OpExecutionContext) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import dlt
 import pytest
+import yaml
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.exceptions import TerminalException
@@ -17,6 +18,7 @@ from runtime import retries
 from runtime.resource import IsolatedDltResource
 from runtime.translator import SourceTranslator
 from runtime.warehouse import warehouse_pipeline
+from tests.conftest import ROOT
 from tests.runtime.conftest import Warehouse
 
 
@@ -32,7 +34,9 @@ class Flaky:
         self.reads = 0
         self.disposition = disposition
 
-    def load(self, stock: bool = False, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
+    def load(self, stock: bool = False, after: Exception | None = None, **options: Any) -> dg.ExecuteInProcessResult:
+        """Materialize all; `after` is raised once everything is loaded."""
+
         @dlt.source(name="flaky", section="flaky")
         def flaky() -> Any:
             @dlt.resource(primary_key="id", write_disposition=self.disposition)
@@ -53,9 +57,11 @@ class Flaky:
         )
         def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
             yield from dlt.run(context=context)
+            if after:
+                raise after
 
         resource = DagsterDltResource() if stock else IsolatedDltResource()
-        return dg.materialize([assets], resources={"dlt": resource}, raise_on_error=False, tags=tags)
+        return dg.materialize([assets], resources={"dlt": resource}, raise_on_error=False, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +178,19 @@ def test_a_full_disk_is_waited_for_and_named(warehouse: Warehouse) -> None:
     result = Flaky(*[full] * 9).load()
     assert not result.success
     assert "No space is left in" in failure_of(result)
+
+
+@pytest.mark.parametrize(
+    ("failures", "after", "again"),
+    [([NoSuchThingError("404")], None, "false"), ([], OSError("Dagster's database went away"), "true")],
+    ids=["the load", "what comes after"],
+)
+def test_only_a_run_whose_load_did_not_fail_is_started_again(
+    warehouse: Warehouse, failures: list[Exception], after: Exception | None, again: str
+) -> None:
+    settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())["run_retries"]
+    with dg.DagsterInstance.local_temp(overrides={"run_retries": settings}) as instance:
+        run_id = Flaky(*failures).load(instance=instance, after=after).run_id
+        run = instance.get_run_by_id(run_id)
+        assert run
+        assert run.tags["dagster/will_retry"] == again
