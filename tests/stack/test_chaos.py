@@ -54,7 +54,9 @@ def kill(service: str, what: str) -> Callable[[Stack], None]:
 
 
 MAIN_PROCESS = "$(cat /proc/1/task/1/children)"  # of Docker's init; with it the container ends
-A_RUN = "$(grep -l spawn_mai[n] /proc/[0-9]*/cmdline | cut -d / -f 3 | tail -n 1)"
+# Runs are forks of a process that bears the same name: one is its last child.
+THEIR_CHILDREN = "$(grep -l forkserve[r] /proc/[0-9]*/cmdline | sed s:cmdline:task/*/children:)"
+A_RUN = f"$(cat {THEIR_CHILDREN} | tr -s ' ' '\\n' | tail -n 1)"
 
 
 def fill_disk(stack: Stack) -> None:

@@ -1,0 +1,50 @@
+"""What a code location's server rests on. How its runs live and die is in `tests/stack`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+Serving = health_pb2.HealthCheckResponse
+
+
+@pytest.fixture
+def servicer(monkeypatch: pytest.MonkeyPatch) -> Iterator[health.HealthServicer]:
+    """What a server answers about itself, served where the probe asks."""
+    server, servicer = grpc.server(ThreadPoolExecutor(1)), health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    monkeypatch.setenv("DAGSTER_GRPC_HOST", "127.0.0.1")
+    monkeypatch.setenv("DAGSTER_GRPC_PORT", str(server.add_insecure_port("127.0.0.1:0")))
+    server.start()
+    yield servicer
+    server.stop(None).wait()
+
+
+def healthy() -> bool:
+    return subprocess.run([sys.executable, "-m", "runtime.health"], capture_output=True).returncode == 0
+
+
+def test_a_server_is_healthy_while_it_serves_dagster(servicer: health.HealthServicer) -> None:
+    assert not healthy()
+    servicer.set("DagsterApi", Serving.SERVING)
+    assert healthy()
+    servicer.set("DagsterApi", Serving.NOT_SERVING)
+    assert not healthy()
+
+
+def test_a_server_that_is_not_there_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_GRPC_HOST", "127.0.0.1")
+    monkeypatch.setenv("DAGSTER_GRPC_PORT", "1")
+    assert not healthy()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists a process's threads")
+def test_the_process_that_runs_are_forks_of_has_one_thread() -> None:
+    code = "import os, runtime.preload; print(len(os.listdir('/proc/self/task')))"
+    counted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert counted.stdout == "1\n", counted.stderr
