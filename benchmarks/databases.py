@@ -63,13 +63,11 @@ def run(rows: int = 1_000_000, rounds: int = 5) -> str:
     """The table, in Markdown."""
     lines = []
     with postgres() as source:
-        _execute(source, SOURCE.format(rows=rows))
-        _execute(source, "VACUUM ANALYZE orders")
-        expected = _checksum_in_postgres(source, "orders")
+        expected = make_source(source, rows)
         for warehouse, contenders in CONTENDERS.items():
             names = {name: text for name, text in contenders.items() if name != "defaults" or rows <= 100_000}
             results = take_turns(
-                {name: partial(_load_into_empty, name, warehouse, source, expected) for name in names}, rounds
+                {name: partial(load_into_empty, name, warehouse, source, expected) for name in names}, rounds
             )
             limit = sorted(one.seconds for one in results[LIMIT])[rounds // 2]
             for name, text in names.items():
@@ -79,7 +77,14 @@ def run(rows: int = 1_000_000, rounds: int = 5) -> str:
     return table([f"{rows:,} rows", "by", "seconds", "of the limit"], lines)
 
 
-def _load_into_empty(name: str, warehouse: str, source: str, expected: list[str]) -> Measured:
+def make_source(source: str, rows: int) -> list[str]:
+    """Makes the table in the server at the URL `source`. Its checksum, by column."""
+    _execute(source, SOURCE.format(rows=rows))
+    _execute(source, "VACUUM ANALYZE orders")
+    return _checksum_in_postgres(source, "orders")
+
+
+def load_into_empty(name: str, warehouse: str, source: str, expected: list[str]) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         environment = QUIET | {
             "BENCHMARK_SOURCE": source,

@@ -1,0 +1,241 @@
+"""What Dagster costs around the loads, on the running system: `docker compose up`, and runs as the UI launches them.
+
+The seconds of a run are its client's: from the request to the moment that Dagster records as the run's end. CPU is what
+all containers have used meanwhile, less what they use while nothing happens; memory is their processes' PSS.
+"""
+
+import http.client
+import json
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from benchmarks.measure import spread, table
+from tests.stack.conftest import ROOT, Stack, wait_for
+
+ASSET = [["github", "stargazers"]]
+PARTITIONS = [f"sandbox/bench-{number:03}" for number in range(200)]
+AT_ONCE = (1, 4, 8)
+SOCKET = "/var/run/docker.sock"
+
+
+class Api(http.client.HTTPConnection):
+    """Docker's own API: its command line prints CPU in percent, not in seconds."""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(SOCKET)
+
+
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """What each service has used since its container started."""
+    return {service: cpu(container) for service, container in of(stack)}
+
+
+def cpu(container: str) -> float:
+    return float(ask(f"{container}/stats?stream=false&one-shot=true")["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+
+
+def ask(path: str) -> Any:
+    api = Api("localhost")
+    api.request("GET", f"/containers/{path}")
+    return json.load(api.getresponse())
+
+
+def of(stack: Stack) -> Iterator[tuple[str, str]]:
+    """Each service that runs, and its container."""
+    for line in stack.compose("ps", "--format", "{{.Service}} {{.ID}}").stdout.splitlines():
+        service, container = line.split()
+        yield service, container
+
+
+def megabytes(container: str) -> float | None:
+    """The PSS of a container's processes; None to whoever may not read it (it takes root)."""
+    pids = [process[0] for process in ask(f"{container}/top?ps_args=-o%20pid")["Processes"]]
+    try:
+        files = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    except PermissionError:
+        return None
+    return sum(int(line.split()[1]) for file in files for line in file.splitlines() if line.startswith("Pss:")) / 1024
+
+
+class Used:
+    """The CPU seconds of all services since it was made, less what they use at rest."""
+
+    def __init__(self, stack: Stack, at_rest: float = 0) -> None:
+        self.stack, self.at_rest = stack, at_rest
+        self.before, self.since = sum(cpu_seconds(stack).values()), time.time()
+
+    def seconds(self) -> float:
+        return sum(cpu_seconds(self.stack).values()) - self.before - self.at_rest * (time.time() - self.since)
+
+
+@contextmanager
+def running(at_once: int = AT_ONCE[-1]) -> Iterator[Stack]:
+    """The stack with the repositories to load, and room for so many runs at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), "dagster-dlt-bench", GITHUB_REPOSITORIES=",".join(PARTITIONS))
+        stack.down()
+        stack.compose("build")
+        try:
+            yield stack
+        finally:
+            stack.down()
+
+
+def limit(stack: Stack, at_once: int) -> None:
+    """Lets so many runs load at once, in the queue, in a backfill and in the pool."""
+    settings = stack.env_file.with_name("dagster.yaml")
+    text = (ROOT / "dagster.yaml").read_text()
+    for old, new in (
+        ("max_concurrent_runs: 8", f"max_concurrent_runs: {at_once}"),
+        ("limit: 6}", f"limit: {at_once}}}"),
+        ("default_limit: 4", f"default_limit: {at_once}"),
+    ):
+        assert old in text, f"{old} is not in dagster.yaml"
+        text = text.replace(old, new)
+    settings.write_text(text)
+    services = ("migrate", "webserver", "daemon", "engineering", "learning", "operations", "revenue")
+    mounted = {name: {"volumes": [f"{settings}:/dagster/dagster.yaml:ro"]} for name in services}
+    override = stack.env_file.with_name("limits.yml")
+    override.write_text(json.dumps({"services": mounted}))
+    stack.set("GITHUB_REPOSITORIES", ",".join(PARTITIONS))
+    lines = [line for line in stack.env_file.read_text().splitlines() if not line.startswith("COMPOSE_FILE=")]
+    stack.env_file.write_text("\n".join([*lines, f"COMPOSE_FILE=docker-compose.yml:{override}", ""]))
+
+
+def up(stack: Stack) -> float:
+    """Seconds until every location is loaded."""
+    started = time.perf_counter()
+    stack.compose("up", "--detach", "--wait")
+    wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 120, "every location to load")
+    return time.perf_counter() - started
+
+
+def make_repositories(stack: Stack) -> None:
+    """Empty ones: there is nothing to load."""
+    script = (
+        "import json, urllib.request as u\n"
+        f"for name in {[name.partition('/')[2] for name in PARTITIONS]}:\n"
+        "    body = json.dumps({'name': name}).encode()\n"
+        "    u.urlopen(u.Request('http://127.0.0.1:8000/_sandbox/github/repositories', body, method='POST'))\n"
+        "body = json.dumps({'graphql_points': 1000000, 'graphql_points_per_minute': 1000000}).encode()\n"
+        "u.urlopen(u.Request('http://127.0.0.1:8000/_sandbox/settings', body, method='POST'))"
+    )
+    stack.compose("exec", "-T", "sandbox", "python", "-c", script)
+
+
+def launched(stack: Stack, partitions: list[str]) -> list[tuple[float, float]]:
+    """Launches a run per partition, one right after the other; the moments of their launch and their end."""
+    runs = []
+    for partition in partitions:
+        moment = time.time()
+        runs.append((moment, stack.launch(ASSET, partition)))
+    query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { status endTime } } }"
+
+    def ended(run_id: str) -> Any:
+        run = stack.graphql(query, r=run_id)["runOrError"]
+        return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+    found = []
+    for moment, run_id in runs:
+        run = wait_for(partial(ended, run_id), 600, "the run to end")
+        assert run["status"] == "SUCCESS", stack.failures(run_id)
+        found.append((moment, float(run["endTime"])))
+        print(".", end="", file=sys.stderr, flush=True)
+    return found
+
+
+def backfilled(stack: Stack, at_once: int) -> float:
+    """Runs per minute of a backfill of all partitions, from the first that starts to the last that ends."""
+    limit(stack, at_once)
+    up(stack)
+    backfill = stack.launch_backfill(ASSET, PARTITIONS)
+    wait_for(lambda: stack.backfill_now(backfill)["status"] not in ("REQUESTED", "CANCELING"), 1800, "the backfill")
+    query = """query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {
+               runs(limit: 500) { status startTime endTime } } } }"""
+    runs: list[dict[str, Any]] = stack.graphql(query, b=backfill)["partitionBackfillOrError"]["runs"]
+    statuses = [one["status"] for one in runs]
+    assert statuses == ["SUCCESS"] * len(PARTITIONS), f"{len(statuses)} runs: {sorted(set(statuses))}"
+    first = min(float(one["startTime"]) for one in runs)
+    last = max(float(one["endTime"]) for one in runs)
+    print("backfill", at_once, file=sys.stderr)
+    return 60 * len(PARTITIONS) / (last - first)
+
+
+def run(clicks: int = 20, rounds: int = 5) -> str:
+    """The section's tables, in Markdown."""
+    with running() as stack:
+        from_nothing = up(stack)
+        again = []
+        for _ in range(rounds):
+            stack.compose("down", "--timeout", "10")
+            again.append(up(stack))
+        time.sleep(60)  # until nothing is left of the start
+        memory = {service: megabytes(container) for service, container in of(stack)}
+        before, resting = cpu_seconds(stack), 60
+        time.sleep(resting)
+        after = cpu_seconds(stack)
+        idle = {service: (after[service] - before[service]) / resting for service in after}
+        at_rest = sum(idle.values())
+
+        make_repositories(stack)
+        launched(stack, PARTITIONS[:1] * 3)  # the first makes the table, and what is imported once
+        waits, cpu = [], []
+        for _ in range(clicks):
+            used = Used(stack, at_rest)
+            [(start, end)] = launched(stack, PARTITIONS[:1])
+            waits.append(end - start)
+            time.sleep(2)  # what a run leaves to be done is its own, too
+            cpu.append(used.seconds())
+        rates = []
+        for _ in range(rounds):
+            moments = launched(stack, PARTITIONS[:12])
+            rates.append(60 * 12 / (max(end for _, end in moments) - moments[0][0]))
+        after_runs = {service: megabytes(container) for service, container in of(stack)}
+        backfills = [[f"{n} at once", f"{backfilled(stack, n):.0f}"] for n in AT_ONCE]
+        per_run = stack.compose(
+            *("exec", "-T", "postgres", "psql", "-U", "dagster", "dagster", "--tuples-only", "--no-align", "--command"),
+            "SELECT avg(events), avg(bytes) FROM (SELECT count(*) AS events, sum(length(event)) AS bytes "
+            "FROM event_logs WHERE run_id IS NOT NULL GROUP BY run_id) AS runs",
+        ).stdout.strip()
+    events, size = per_run.split("|")
+    print(file=sys.stderr)
+    lines = [
+        ["`docker compose up --wait`, to every location loaded, s", spread(again), "15"],
+        ["the same, the first time, s", f"{from_nothing:.1f}", ""],
+        ["click to success, s", spread(waits), "2.0"],
+        [f"click to success, 95th percentile of {clicks}, s", f"{quantiles(waits, n=20)[-1]:.2f}", "3.0"],
+        ["CPU of a run, all containers, s", spread(cpu), "1.6"],
+        ["runs per minute, 12 queued at once", spread(rates), "50"],
+        ["events of a run", f"{float(events):.0f}, {float(size) / 1000:.0f} kB", ""],
+        ["CPU of the whole system at rest, of one core", f"{100 * at_rest:.1f} %", ""],
+    ]
+    services = [
+        [
+            service,
+            *(f"{found:.0f}" if (found := one[service]) else "?" for one in (memory, after_runs)),
+            f"{100 * idle[service]:.1f}",
+        ]
+        for service in sorted(memory)
+    ]
+    return "\n\n".join(
+        (
+            table(["an empty load", "measured", "goal"], lines),
+            table([f"a backfill of {len(PARTITIONS)} partitions", "runs per minute"], backfills),
+            table(["service", "MB after its start", "MB after runs", "CPU at rest, % of a core"], services),
+        )
+    )
+
+
+if __name__ == "__main__":
+    print(
+        run(clicks=int(sys.argv[1]) if len(sys.argv) > 1 else 20, rounds=int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    )

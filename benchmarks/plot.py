@@ -1,0 +1,58 @@
+"""Draws the page's plots from its tables. In an environment of its own: what matplotlib brings would change ours."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot
+
+FOLDER = Path(__file__).parent
+OURS = "this deployment"
+
+
+def rows(*files: str) -> list[list[str]]:
+    """The cells of all table rows, without Markdown's asterisks."""
+    text = "\n".join((FOLDER / "results" / f"{name}.md").read_text().replace("*", "") for name in files)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def limits() -> None:
+    """Bars: of the limit, by work and contender."""
+    found: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    header: list[str] = []
+    for row in rows("databases"):
+        if row[-1] == "of the limit":
+            header = row
+        elif re.fullmatch(r"[\d.]+", row[-1]):
+            found[f"{header[0]}, {row[0]}"].append((row[1].split(",")[0], float(row[-1])))
+    figure, axes = pyplot.subplots(len(found), sharex=True, figsize=(8, 1 + 1.3 * len(found)), layout="constrained")
+    for axis, (work, bars) in zip(axes, found.items(), strict=True):
+        names, ratios = zip(*reversed(bars), strict=True)
+        axis.barh(names, ratios, color=["tab:blue" if name == OURS else "lightgrey" for name in names])
+        axis.bar_label(axis.containers[0], fmt="%.2f", padding=2)
+        axis.set_title(work, loc="left", fontsize="medium")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(FOLDER / "limit.svg")
+
+
+def growth() -> None:
+    """Lines: seconds against the amount of work, both logarithmic."""
+    lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for work, amount, seconds, _ in rows("growth"):
+        if re.fullmatch(r"[\d,]+", amount):
+            lines[work].append((float(amount.replace(",", "")), float(seconds.split()[0])))
+    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for work, points in lines.items():
+        axis.loglog(*zip(*points, strict=True), marker="o", label=work)
+    axis.set_xlabel("rows, or days")
+    axis.set_ylabel("seconds")
+    axis.grid(which="major", alpha=0.3)
+    axis.legend(frameon=False)
+    figure.savefig(FOLDER / "growth.svg")
+
+
+if __name__ == "__main__":
+    matplotlib.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.family": "sans-serif"})
+    limits()
+    growth()
