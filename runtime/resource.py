@@ -60,8 +60,11 @@ class RowCounts(DltEventIterator[DltEventType]):
         table = TableMetadataSet.extract(metadata).table_name
         if self._context.has_partition_key:
             return TableMetadataSet(partition_row_count=metadata["rows_loaded"].value)
-        rows = count(self._dlt_pipeline, f"SELECT count(*) FROM {table.split('.')[-1]}") if table else None
-        return TableMetadataSet(row_count=rows or 0)
+        if not table:
+            return TableMetadataSet(row_count=0)
+        # Quoted: `order` is a word of SQL, and Postgres finds one row in `user`, whatever the table has.
+        name = self._dlt_pipeline.sql_client().make_qualified_table_name(table.split(".")[-1])
+        return TableMetadataSet(row_count=count(self._dlt_pipeline, f"SELECT count(*) FROM {name}") or 0)
 
 
 class IsolatedDltResource(DagsterDltResource):

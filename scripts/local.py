@@ -256,10 +256,11 @@ def count_rows(database: Path) -> dict[str, int]:
         return {}
     with duckdb.connect(str(database), read_only=True) as connection:
         names = connection.sql(
-            "SELECT table_schema || '.' || table_name FROM information_schema.tables "
+            "SELECT table_schema, table_name FROM information_schema.tables "
             r"WHERE table_name NOT LIKE '\_dlt%' ESCAPE '\' ORDER BY ALL"
         ).fetchall()
-        return {name: connection.sql(f"SELECT count(*) FROM {name}").fetchall()[0][0] for (name,) in names}
+        count = 'SELECT count(*) FROM "{}"."{}"'
+        return {".".join(name): connection.sql(count.format(*name)).fetchall()[0][0] for name in names}
 
 
 def free_port() -> int:

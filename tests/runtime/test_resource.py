@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dlt
 import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from runtime import resource
+from runtime.checks import primary_key_checks
 from runtime.resource import IsolatedDltResource
 from runtime.translator import SourceTranslator
 from runtime.warehouse import warehouse_pipeline
@@ -105,6 +107,29 @@ def test_rows_are_counted_on_request(warehouse: Warehouse, things: int) -> None:
         result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
         assert metadata(result, "things")["dagster/row_count"] == things
         assert metadata(result, "visits")["dagster/row_count"] == loads
+
+
+@pytest.mark.parametrize("table", ["order", "user"])
+def test_a_table_may_be_called_as_a_word_of_sql(warehouse: Warehouse, table: str) -> None:
+    @dlt.source(name="colours", section="colours")
+    def words() -> Any:
+        key: Any = "select"
+        return dlt.resource([{"select": n, "from": "x"} for n in (1, 2, 2)], name=table, primary_key=key)
+
+    @dlt_assets(
+        dlt_source=words(),
+        dlt_pipeline=warehouse_pipeline("colours", "raw_colours"),
+        name="colours",
+        dagster_dlt_translator=SourceTranslator(source="colours"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context).fetch_row_count()
+
+    result = dg.materialize([assets, primary_key_checks(assets)], resources={"dlt": IsolatedDltResource()})
+
+    assert metadata(result, table)["dagster/row_count"] == 3
+    [check] = result.get_asset_check_evaluations()
+    assert [value.value for name, value in check.metadata.items() if name.startswith("bad rows")] == [1]
 
 
 def test_an_op_loads_too(warehouse: Warehouse) -> None:
