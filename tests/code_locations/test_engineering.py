@@ -1,74 +1,36 @@
 """The engineering location on the sandbox: what arrives, and what a user reads when a setting is wrong."""
 
-import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
 
-from tests.conftest import RECORDED, ROOT, Sandbox, Start
+from tests.code_locations.conftest import Location
+from tests.conftest import RECORDED, Sandbox, Start
 
-SCRIPT = """
-import json, sys
-from code_locations.engineering.definitions import defs
-from runtime import retries
-retries.MAX_WAIT_SECONDS = 0.1
-job = defs.resolve_implicit_global_asset_job_def()
-result = job.execute_in_process(partition_key=sys.argv[1], raise_on_error=False)
-print(json.dumps({
-    "success": result.success,
-    "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
-    "checks": {f"{c.asset_key.path[-1]}.{c.check_name}": c.passed for c in result.get_asset_check_evaluations()},
-}))
-"""
-
-
-class Location:
-    """The location in a process of its own, as a run has it: its settings are read at import."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.database = folder / "warehouse.duckdb"
-        self.environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            "DLT_DATA_DIR": str(folder / "dlt"),
-            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
-            "GITHUB_REPOSITORIES": "sandbox/handbook,sandbox/empty",
-            "SOURCES__GITHUB__ACCESS_TOKEN": sandbox.token,
-            "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url,
-        }
-
-    def python(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = {**self.environment, **settings}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-
-    def load(self, partition: str, **settings: str) -> dict[str, Any]:
-        process = self.python("-c", SCRIPT, partition, **settings)
-        assert process.returncode == 0, process.stderr
-        report: dict[str, Any] = json.loads(process.stdout)
-        return report
-
-    def count(self, table: str) -> int:
-        with duckdb.connect(str(self.database), read_only=True) as connection:
-            [(rows,)] = connection.sql(f"SELECT count(*) FROM raw_github.{table}").fetchall()
-        return int(rows)
+HANDBOOK = ("sandbox/handbook",)
 
 
 @pytest.fixture
 def location(tmp_path: Path, sandbox: Sandbox) -> Location:
-    return Location(tmp_path, sandbox)
+    return Location(
+        "engineering",
+        "github",
+        tmp_path,
+        GITHUB_REPOSITORIES="sandbox/handbook,sandbox/empty",
+        SOURCES__GITHUB__ACCESS_TOKEN=sandbox.token,
+        SOURCES__GITHUB__API_BASE_URL=sandbox.github_url,
+    )
+
+
+def count(location: Location, table: str) -> int:
+    [(rows,)] = location.sql(f"SELECT count(*) FROM {table}")
+    return int(rows)
 
 
 def test_a_repository_loads_with_all_checks_passed(location: Location) -> None:
-    report = location.load("sandbox/handbook")
+    report = location.load(partition=HANDBOOK)
 
     assert report["success"], report["failures"]
     assert report["checks"] == {
@@ -81,11 +43,11 @@ def test_a_repository_loads_with_all_checks_passed(location: Location) -> None:
         }.items()
         for check in checks
     }
-    assert (location.count("issues"), location.count("pull_requests")) == (130, 60)
+    assert (count(location, "issues"), count(location, "pull_requests")) == (130, 60)
 
 
 def test_an_empty_repository_loads_too(location: Location) -> None:
-    report = location.load("sandbox/empty")
+    report = location.load(partition=("sandbox/empty",))
 
     assert report["success"], report["failures"]
     assert all(report["checks"].values())
@@ -101,11 +63,9 @@ def test_an_empty_repository_loads_too(location: Location) -> None:
     ],
 )
 def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
-    location.load("sandbox/handbook")
-    with duckdb.connect(str(location.database)) as connection:
-        connection.execute("SET schema = 'raw_github'")
-        connection.execute(damage)
-    checks = location.load("sandbox/handbook")["checks"]
+    location.load(partition=HANDBOOK)
+    location.sql(damage)
+    checks = location.load(partition=HANDBOOK)["checks"]
 
     assert not checks.pop(failed)
     assert all(checks.values())
@@ -136,7 +96,8 @@ def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str
     ],
 )
 def test_a_run_says_what_to_change(location: Location, partition: str, settings: dict[str, str], sentence: str) -> None:
-    report = location.load(partition, **settings)
+    location.environment |= settings
+    report = location.load(partition=(partition,))
 
     assert not report["success"]
     for failure in report["failures"]:
@@ -157,19 +118,20 @@ def test_a_run_says_what_to_change(location: Location, partition: str, settings:
 def test_a_location_that_cannot_load_says_what_to_change(
     location: Location, settings: dict[str, str], sentence: str
 ) -> None:
-    process = location.python("-c", "import code_locations.engineering.definitions", **settings)
+    location.environment |= settings
+    process = location.definitions()
 
     assert process.returncode == 1
     assert sentence in process.stderr.strip().splitlines()[-1]
 
 
 def test_importing_needs_no_secret_no_network_and_no_warehouse(location: Location) -> None:
-    settings = {
+    location.environment |= {
         "SOURCES__GITHUB__ACCESS_TOKEN": "",
         "SOURCES__GITHUB__API_BASE_URL": "http://127.0.0.1:1",
         "WAREHOUSE": "postgres",
     }
-    process = location.python("-W", "error", "-c", "import code_locations.engineering.definitions", **settings)
+    process = location.definitions("-W", "error")
 
     # dagster's own use of pydantic warns at import
     assert process.returncode == 0 or "DeprecatedSince20" in process.stderr, process.stderr
@@ -200,10 +162,13 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 @pytest.mark.skipif(not RECORDED.exists(), reason="CONTRACTS_DIR has no neighbour recorded/")
 def test_a_real_repository_arrives_whole(location: Location, start_sandbox: Start) -> None:
     sandbox = start_sandbox(SANDBOX_GITHUB_ARCHIVES=str(RECORDED))
-    settings = {"GITHUB_REPOSITORIES": "tlswg/tls13-spec", "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url}
-    report = location.load("tlswg/tls13-spec", **settings)
+    location.environment |= {
+        "GITHUB_REPOSITORIES": "tlswg/tls13-spec",
+        "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url,
+    }
+    report = location.load(partition=("tlswg/tls13-spec",))
 
     assert report["success"], report["failures"]
     assert all(report["checks"].values())
-    assert (location.count("issues"), location.count("pull_requests")) == (446, 998)
-    assert location.count("issues__comments") + location.count("pull_requests__comments") == 2_363
+    assert (count(location, "issues"), count(location, "pull_requests")) == (446, 998)
+    assert count(location, "issues__comments") + count(location, "pull_requests__comments") == 2_363

@@ -1,75 +1,26 @@
 """The learning location on the sandbox: what arrives, its lineage, and what a user reads when a setting is wrong."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
 
-from tests.conftest import ROOT, Sandbox
+from tests.code_locations.conftest import Location
+from tests.conftest import Sandbox
 
 TABLES = ("courses", "users", "enrollments", "course_reviews")
-SCRIPT = """
-import json, sys
-from dagster import AssetKey
-from code_locations.learning.definitions import defs
-assets = [AssetKey(["thinkific", name]) for name in sys.argv[2:]] or None
-config = {"ops": {"thinkific": {"config": {"full_reload": sys.argv[1] == "full"}}}}
-job = defs.resolve_implicit_global_asset_job_def()
-result = job.execute_in_process(run_config=config, asset_selection=assets, raise_on_error=False)
-print(json.dumps({
-    "success": result.success,
-    "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
-    "rows": {
-        event.asset_key.path[-1]: event.materialization.metadata["rows_loaded"].value
-        for event in result.get_asset_materialization_events()
-    },
-    "checks": {f"{c.asset_key.path[-1]}.{c.check_name}": c.passed for c in result.get_asset_check_evaluations()},
-}))
-"""
-
-
-class Location:
-    """The location in a process of its own, as a run has it."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.database = folder / "warehouse.duckdb"
-        self.environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            "DLT_DATA_DIR": str(folder / "dlt"),
-            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
-            "SOURCES__THINKIFIC__API_KEY": sandbox.token,
-            "SOURCES__THINKIFIC__SUBDOMAIN": "sandbox",
-            "SOURCES__THINKIFIC__API_BASE_URL": sandbox.thinkific_url,
-        }
-
-    def python(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = {**self.environment, **settings}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-
-    def load(self, *tables: str, how: str = "changes", **settings: str) -> dict[str, Any]:
-        process = self.python("-c", SCRIPT, how, *tables, **settings)
-        assert process.returncode == 0, process.stderr
-        report: dict[str, Any] = json.loads(process.stdout)
-        return report
-
-    def damage(self, statement: str) -> None:
-        with duckdb.connect(str(self.database)) as connection:
-            connection.execute("SET schema = 'raw_thinkific'")
-            connection.execute(statement)
 
 
 @pytest.fixture
 def location(tmp_path: Path, sandbox: Sandbox) -> Location:
-    return Location(tmp_path, sandbox)
+    return Location(
+        "learning",
+        "thinkific",
+        tmp_path,
+        SOURCES__THINKIFIC__API_KEY=sandbox.token,
+        SOURCES__THINKIFIC__SUBDOMAIN="sandbox",
+        SOURCES__THINKIFIC__API_BASE_URL=sandbox.thinkific_url,
+    )
 
 
 def test_the_site_loads_with_all_checks_passed_and_then_its_changes(location: Location, sandbox: Sandbox) -> None:
@@ -86,7 +37,7 @@ def test_the_site_loads_with_all_checks_passed_and_then_its_changes(location: Lo
 
     assert report["rows"] == {"courses": 12, "users": 599, "enrollments": 1, "course_reviews": 149}
     assert all(report["checks"].values())
-    assert location.load("enrollments", how="full")["rows"] == {"enrollments": 2_396}
+    assert location.load("enrollments", full_reload=True)["rows"] == {"enrollments": 2_396}
 
 
 def test_an_empty_site_loads_too(location: Location, sandbox: Sandbox) -> None:
@@ -114,7 +65,7 @@ def test_reviews_load_without_their_courses(location: Location) -> None:
 )
 def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
     location.load("enrollments")
-    location.damage(damage)
+    location.sql(damage)
     checks = location.load("enrollments")["checks"]
 
     assert not checks.pop(failed)
@@ -126,7 +77,8 @@ def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str
     ("value", "sentence"), [("", "{} is missing or empty: set it to read from Thinkific."), ("canary-7f3a", "{}")]
 )
 def test_a_run_says_what_to_change(location: Location, variable: str, value: str, sentence: str) -> None:
-    report = location.load(**{variable: value})
+    location.environment[variable] = value
+    report = location.load()
 
     assert not report["success"]
     for failure in report["failures"]:
@@ -135,13 +87,13 @@ def test_a_run_says_what_to_change(location: Location, variable: str, value: str
 
 
 def test_importing_needs_no_secret_no_network_and_no_warehouse(location: Location) -> None:
-    settings = {
+    location.environment |= {
         "SOURCES__THINKIFIC__API_KEY": "",
         "SOURCES__THINKIFIC__SUBDOMAIN": "",
         "SOURCES__THINKIFIC__API_BASE_URL": "http://127.0.0.1:1",
         "WAREHOUSE": "postgres",
     }
-    process = location.python("-c", "import code_locations.learning.definitions", **settings)
+    process = location.definitions()
 
     assert process.returncode == 0, process.stderr
 

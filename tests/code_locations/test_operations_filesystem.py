@@ -1,97 +1,57 @@
 """The files of the operations location: what arrives, what a broken one does to a run, and when the sensor launches."""
 
-import json
 import os
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
 
 from dlt_sources.http import SourceError
 from sandbox.files import make
-from tests.conftest import ROOT
+from tests.code_locations.conftest import Location
 
-SCRIPT = """
-import json
-import dagster as dg
-from code_locations.operations.definitions import defs
-keys = [dg.AssetKey(["filesystem", table]) for table in ("deliveries", "clicks", "stock")]
-job = defs.resolve_implicit_global_asset_job_def()
-result = job.execute_in_process(asset_selection=keys, raise_on_error=False)
-print(json.dumps({
-    "success": result.success,
-    "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
-    "rows": {event.asset_key.path[-1]: event.materialization.metadata["rows_loaded"].value
-             for event in result.get_asset_materialization_events()},
-    "checks": {f"{c.asset_key.path[-1]}.{c.check_name}": c.passed for c in result.get_asset_check_evaluations()},
-}))
-"""
-
-
-class Location:
-    """The location in a process of its own, as a run or a tick has it, and the folder that it reads."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = folder / "files"
-        self.database = folder / "warehouse.duckdb"
-        self.environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            "DLT_DATA_DIR": str(folder / "dlt"),
-            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
-            "FILESYSTEM_TABLES": "deliveries:csv,clicks:jsonl,stock:parquet",
-            "SOURCES__FILESYSTEM__BUCKET_URL": str(self.files),
-        }
-        make(self.files)
-
-    def load(self) -> dict[str, Any]:
-        command = [sys.executable, "-c", SCRIPT]
-        process = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=100, check=False
-        )
-        assert process.returncode == 0, process.stderr
-        report: dict[str, Any] = json.loads(process.stdout)
-        return report
-
-    def execute(self, sql: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.database)) as connection:
-            connection.execute("SET schema = 'raw_filesystem'")
-            return connection.execute(sql).fetchall()
+TABLES = ("deliveries", "clicks", "stock")
 
 
 @pytest.fixture
 def location(tmp_path: Path) -> Location:
-    return Location(tmp_path)
+    make(tmp_path / "files")
+    return Location(
+        "operations",
+        "filesystem",
+        tmp_path,
+        FILESYSTEM_TABLES="deliveries:csv,clicks:jsonl,stock:parquet",
+        SOURCES__FILESYSTEM__BUCKET_URL=str(tmp_path / "files"),
+    )
 
 
-def test_the_files_load_and_later_ones_too(location: Location) -> None:
-    report = location.load()
+@pytest.fixture
+def files(location: Location) -> Path:
+    return location.folder / "files"
+
+
+def test_the_files_load_and_later_ones_too(location: Location, files: Path) -> None:
+    report = location.load(*TABLES)
     assert report["success"], report["failures"]
     assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
     assert report["checks"] == {
         f"{table}.{check}": True for table in report["rows"] for check in ("files_are_whole", "types_agree")
     }
-    assert location.execute("SELECT count(*) FROM deliveries WHERE postcode LIKE '0%' AND length(postcode) = 5") != [
-        (0,)
-    ]
-    assert location.execute("SELECT count(*) FROM clicks WHERE user__country = 'JP'") != [(0,)]
+    assert location.sql("SELECT count(*) FROM deliveries WHERE postcode LIKE '0%' AND length(postcode) = 5") != [(0,)]
+    assert location.sql("SELECT count(*) FROM clicks WHERE user__country = 'JP'") != [(0,)]
 
-    make(location.files, days=4)
-    assert location.load()["rows"] == {"deliveries": 50, "clicks": 200, "stock": 60}
-    assert location.execute("SELECT count(DISTINCT _file) FROM deliveries") == [(4,)]
+    make(files, days=4)
+    assert location.load(*TABLES)["rows"] == {"deliveries": 50, "clicks": 200, "stock": 60}
+    assert location.sql("SELECT count(DISTINCT _file) FROM deliveries") == [(4,)]
 
 
-def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded(location: Location) -> None:
-    (location.files / "deliveries/0.csv").write_text("id,note\n1\n")
-    (location.files / "clicks/9.jsonl").write_text('{"id": 1}\n{"id"')
-    report = location.load()
+def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded(
+    location: Location, files: Path
+) -> None:
+    (files / "deliveries/0.csv").write_text("id,note\n1\n")
+    (files / "clicks/9.jsonl").write_text('{"id": 1}\n{"id"')
+    report = location.load(*TABLES)
     assert not report["success"]
     assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
     [failure] = report["failures"]
@@ -100,23 +60,23 @@ def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded
     assert "deliveries/0.csv, line 2: 1 fields, where the header has 2" in message
     assert "clicks/9.jsonl, line 2: not JSON" in message
 
-    (location.files / "deliveries/0.csv").write_text("id,note\n1,mended\n")
-    (location.files / "clicks/9.jsonl").unlink()
-    report = location.load()
+    (files / "deliveries/0.csv").write_text("id,note\n1,mended\n")
+    (files / "clicks/9.jsonl").unlink()
+    report = location.load(*TABLES)
     assert report["success"], report["failures"]
     assert report["rows"] == {"deliveries": 1, "clicks": 0, "stock": 0}
 
 
-def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: Location) -> None:
-    (location.files / "clicks/9.jsonl").write_text('{"id": "9", "milliseconds": "many"}\n')
-    report = location.load()
+def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: Location, files: Path) -> None:
+    (files / "clicks/9.jsonl").write_text('{"id": "9", "milliseconds": "many"}\n')
+    report = location.load(*TABLES)
     assert report["success"], report["failures"]
     assert [name for name, passed in report["checks"].items() if not passed] == ["clicks.types_agree"]
 
-    location.execute("DELETE FROM deliveries WHERE _file_row = 7")
-    location.execute("DELETE FROM clicks WHERE _file_row = 1")
-    location.execute("INSERT INTO stock SELECT * FROM stock LIMIT 1")
-    checks = location.load()["checks"]
+    location.sql("DELETE FROM deliveries WHERE _file_row = 7")
+    location.sql("DELETE FROM clicks WHERE _file_row = 1")
+    location.sql("INSERT INTO stock SELECT * FROM stock LIMIT 1")
+    checks = location.load(*TABLES)["checks"]
     assert sorted(name for name, passed in checks.items() if not passed) == [
         "clicks.files_are_whole",
         "clicks.types_agree",
@@ -127,7 +87,7 @@ def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: 
 
 def test_a_run_says_what_to_change_and_the_location_loads(location: Location) -> None:
     location.environment["SOURCES__FILESYSTEM__BUCKET_URL"] = ""
-    report = location.load()
+    report = location.load(*TABLES)
     assert not report["success"]
     [failure] = report["failures"]
     assert "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty" in failure.partition("Stack Trace")[0]

@@ -1,100 +1,37 @@
 """The revenue location's Stripe assets, run as Dagster runs them, against the sandbox."""
 
-import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
 
 from sandbox.stripe.store import Account, Store
-from tests.conftest import ROOT, Sandbox
+from tests.code_locations.conftest import Location, Run, materialize
+from tests.conftest import Sandbox
 
-# Each argument is a run: its assets, and its first and last day or nothing. Without assets it is the checks alone.
-SCRIPT = """
-import json, sys
-import dagster as dg
-from code_locations.revenue.definitions import defs
-selection = dg.AssetSelection.checks_for_assets(dg.AssetKey(["stripe", "balance_transaction"]))
-checks = dg.define_asset_job("checks", selection)
-checks = dg.Definitions.merge(defs, dg.Definitions(jobs=[checks])).resolve_job_def("checks")
-everything = defs.resolve_implicit_global_asset_job_def()
-reports = []
-for run in map(json.loads, sys.argv[1:]):
-    days = run["days"]
-    options = {"raise_on_error": False}
-    if run["assets"]:
-        options["asset_selection"] = [dg.AssetKey(key) for key in run["assets"]]
-    if len(days) == 1:
-        options["partition_key"] = days[0]
-    if len(days) == 2:
-        options["tags"] = {f"dagster/asset_partition_range_{end}": day for end, day in zip(("start", "end"), days)}
-    result = (everything if run["assets"] else checks).execute_in_process(**options)
-    reports.append({
-        "success": result.success,
-        "failures": [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()],
-        "materialized": len(result.get_asset_materialization_events()),
-        "checks": {
-            f"{check.asset_key.to_user_string()}.{check.check_name}": check.passed
-            for check in result.get_asset_check_evaluations()
-        },
-    })
-print(json.dumps(reports))
-"""
 OBJECTS = ("subscription", "account", "coupon", "customer", "invoice", "product", "price")
-BY_DAY = ("event", "balance_transaction")
+BY_DAY = ("event", TABLE := "balance_transaction")
 SECTIONS = {"stripe": "sandbox-token", "stripe_eu": "sandbox-token-eu"}
 
 
-def run(tables: tuple[str, ...], *days: str, account: str = "stripe") -> str:
-    return json.dumps({"assets": [[account, table] for table in tables], "days": days})
+def run(tables: tuple[str, ...], *days: str, account: str = "stripe") -> Run:
+    return materialize(account, *tables, partition=days)
 
 
-class Location:
-    """The location in a process of its own, as a run has it: its settings are read at import."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.database = folder / "warehouse.duckdb"
-        self.environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "RUNTIME__DLTHUB_TELEMETRY": "false",
-            "DLT_DATA_DIR": str(folder / "dlt"),
-            "DESTINATION__DUCKDB__CREDENTIALS": str(self.database),
-            "STRIPE_ACCOUNTS": "stripe,stripe_eu",
-        }
-        for section, key in SECTIONS.items():
-            self.environment[f"SOURCES__{section.upper()}__SECRET_KEY"] = key
-            self.environment[f"SOURCES__{section.upper()}__API_BASE_URL"] = f"{sandbox.url}/stripe"
-
-    def python(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = {**self.environment, **settings}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-
-    def load(self, *runs: str, **settings: str) -> list[dict[str, Any]]:
-        process = self.python("-c", SCRIPT, *runs, **settings)
-        assert process.returncode == 0, process.stderr
-        reports: list[dict[str, Any]] = json.loads(process.stdout)
-        return reports
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.database)) as connection:
-            return list(connection.sql(sql).fetchall())
-
-    def damage(self, sql: str) -> None:
-        with duckdb.connect(str(self.database)) as connection:
-            connection.execute(sql)
+def checks(damage: str) -> Run:
+    """The checks alone, of balance transactions as they are after some damage."""
+    return {"checks": ["stripe", TABLE], "damage": damage.replace("{}", TABLE)}
 
 
 @pytest.fixture
 def location(tmp_path: Path, sandbox: Sandbox) -> Location:
-    return Location(tmp_path, sandbox)
+    settings = {"STRIPE_ACCOUNTS": "stripe,stripe_eu"}
+    for section, key in SECTIONS.items():
+        settings[f"SOURCES__{section.upper()}__SECRET_KEY"] = key
+        settings[f"SOURCES__{section.upper()}__API_BASE_URL"] = f"{sandbox.url}/stripe"
+    return Location("revenue", "stripe", tmp_path, **settings)
 
 
 def account(section: str = "stripe") -> Account:
@@ -115,7 +52,7 @@ def test_two_accounts_load_side_by_side_with_all_checks_passed(location: Locatio
         for name in SECTIONS
         for tables, days in ((OBJECTS, ()), (BY_DAY, ["2026-06-01", "2026-06-30"]))
     ]
-    reports = location.load(*runs)
+    reports = location.run(*runs)
 
     for report in reports:
         assert report["success"], report["failures"]
@@ -127,16 +64,16 @@ def test_two_accounts_load_side_by_side_with_all_checks_passed(location: Locatio
         "stripe_eu/balance_transaction.money_ties_out",
     }
     for section in SECTIONS:
-        assert location.rows(f"SELECT count(*) FROM raw_{section}.customer") == [
+        assert location.sql(f"SELECT count(*) FROM raw_{section}.customer") == [
             (len(account(section).rows["customers"]),)
         ]
         june = between("balance_transactions", "2026-06-01", "2026-07-01", section)
-        sums = location.rows(f"SELECT count(*), sum(amount), sum(net) FROM raw_{section}.balance_transaction")
+        sums = location.sql(f"SELECT count(*), sum(amount), sum(net) FROM raw_{section}.balance_transaction")
         assert sums == [(len(june), sum(row["amount"] for row in june), sum(row["net"] for row in june))]
 
 
 def test_a_day_loads_that_day_alone_and_a_month_is_one_run(location: Location, sandbox: Sandbox) -> None:
-    day, month = location.load(run(BY_DAY, "2026-05-10"), run(BY_DAY, "2026-05-01", "2026-05-31"))
+    day, month = location.run(run(BY_DAY, "2026-05-10"), run(BY_DAY, "2026-05-01", "2026-05-31"))
 
     assert day["success"], day["failures"]
     assert month["success"], month["failures"]
@@ -145,43 +82,39 @@ def test_a_day_loads_that_day_alone_and_a_month_is_one_run(location: Location, s
     assert sum("created%5Bgte%5D=1778371200&created%5Blt%5D=1778457600" in query for query in asked) == 1
     assert len(asked) == 1 + -(-len(between("events", "2026-05-01", "2026-06-01")) // 100)
     for resource, table in (("events", "event"), ("balance_transactions", "balance_transaction")):
-        ids = {id for (id,) in location.rows(f"SELECT id FROM raw_stripe.{table}")}
+        ids = {id for (id,) in location.sql(f"SELECT id FROM raw_stripe.{table}")}
         assert ids == {row["id"] for row in between(resource, "2026-05-01", "2026-06-01")}
 
 
 def test_days_may_come_in_any_order_and_again(location: Location, sandbox: Sandbox) -> None:
     week = [run(BY_DAY, day) for day in ("2026-06-30", "2026-06-12", "2026-06-29")]
-    location.load(*week)
-    [(pending,)] = location.rows("SELECT count(*) FROM raw_stripe.balance_transaction WHERE status = 'pending'")
+    location.run(*week)
+    [(pending,)] = location.sql("SELECT count(*) FROM raw_stripe.balance_transaction WHERE status = 'pending'")
     sandbox.control("POST", "/stripe/changes", {"kind": "settle"})
-    reports = location.load(*week)
+    reports = location.run(*week)
 
     assert all(report["success"] and all(report["checks"].values()) for report in reports)
-    statuses = location.rows("SELECT DISTINCT status FROM raw_stripe.balance_transaction")
+    statuses = location.sql("SELECT DISTINCT status FROM raw_stripe.balance_transaction")
     assert (pending > 0, statuses) == (True, [("available",)])
     days = (("2026-06-12", "2026-06-13"), ("2026-06-29", "2026-07-01"))
     wanted = {row["id"] for span in days for row in between("events", *span)}
-    assert {id for (id,) in location.rows("SELECT id FROM raw_stripe.event")} == wanted
+    assert {id for (id,) in location.sql("SELECT id FROM raw_stripe.event")} == wanted
 
 
 def test_checks_see_what_is_wrong_in_any_day_when_run_alone(location: Location) -> None:
-    [loaded, checked] = location.load(run(BY_DAY, "2026-04-01", "2026-07-01"), run(()))
+    damages = {
+        "DELETE FROM {} WHERE id = (SELECT min(id) FROM {})": "money_ties_out",
+        "UPDATE {} SET amount = amount + 1, net = net + 1 WHERE id = (SELECT min(id) FROM {})": "money_ties_out",
+        "INSERT INTO {} SELECT * REPLACE ('eur' AS currency, 'x' AS id) FROM {} LIMIT 1": "money_ties_out",
+        "UPDATE {} SET id = 'x' WHERE id IN (SELECT id FROM {} LIMIT 2)": "primary_key_is_unique",
+    }
+    loaded, sound, *damaged = location.run(run(BY_DAY, "2026-04-01", "2026-07-01"), *map(checks, ["", *damages]))
+
     assert loaded["success"], loaded["failures"]
     assert all(loaded["checks"].values())
-    assert all(checked["checks"].values())
-
-    sound = location.database.read_bytes()
-    for damage, failed in (
-        ("DELETE FROM {} WHERE id = (SELECT min(id) FROM {})", "money_ties_out"),
-        ("UPDATE {} SET amount = amount + 1, net = net + 1 WHERE id = (SELECT min(id) FROM {})", "money_ties_out"),
-        ("INSERT INTO {} SELECT * REPLACE ('eur' AS currency, 'x' AS id) FROM {} LIMIT 1", "money_ties_out"),
-        ("UPDATE {} SET id = 'x' WHERE id IN (SELECT id FROM {} LIMIT 2)", "primary_key_is_unique"),
-    ):
-        location.database.write_bytes(sound)
-        location.damage(damage.replace("{}", "raw_stripe.balance_transaction"))
-        [report] = location.load(run(()))
-        wrong = [name for name, passed in report["checks"].items() if not passed]
-        assert wrong == [f"stripe/balance_transaction.{failed}"], damage
+    assert set(sound["checks"].values()) == {True}
+    failed = [[name for name, passed in report["checks"].items() if not passed] for report in damaged]
+    assert failed == [[f"stripe/{TABLE}.{check}"] for check in damages.values()]
 
 
 @pytest.mark.parametrize("section", list(SECTIONS))
@@ -191,7 +124,8 @@ def test_a_run_without_its_key_names_the_variable_and_spares_the_other_account(
     [other] = set(SECTIONS) - {section}
     variable = f"SOURCES__{section.upper()}__SECRET_KEY"
     runs = [run(("coupon",), account=section), run(("coupon",), account=other)]
-    failed, loaded = location.load(*runs, **{variable: ""})
+    location.environment[variable] = ""
+    failed, loaded = location.run(*runs)
 
     assert loaded["success"], loaded["failures"]
     assert not failed["success"]
@@ -202,7 +136,8 @@ def test_a_run_without_its_key_names_the_variable_and_spares_the_other_account(
 
 
 def test_a_wrong_key_is_told_and_shown_nowhere(location: Location) -> None:
-    [report] = location.load(run(BY_DAY, "2026-06-10"), SOURCES__STRIPE__SECRET_KEY="sk_live_canary")
+    location.environment["SOURCES__STRIPE__SECRET_KEY"] = "sk_live_canary"
+    [report] = location.run(run(BY_DAY, "2026-06-10"))
 
     assert not report["success"]
     for failure in report["failures"]:
@@ -221,7 +156,8 @@ def test_a_wrong_key_is_told_and_shown_nowhere(location: Location) -> None:
 def test_a_location_that_cannot_load_says_what_to_change(
     location: Location, settings: dict[str, str], sentence: str
 ) -> None:
-    process = location.python("-c", "import code_locations.revenue.stripe", **settings)
+    location.environment |= settings
+    process = location.definitions()
 
     assert process.returncode == 1
     assert sentence in process.stderr.strip().splitlines()[-1]
