@@ -20,7 +20,7 @@ from graphql import (
 )
 from graphql.execution.values import get_variable_values
 
-from sandbox.github.limits import Analysis, Analyst, Budget
+from sandbox.github.limits import Analysis, Analyst, PrimaryLimit
 from sandbox.github.model import Actor
 from sandbox.github.schema import Execution, executable_schema
 from sandbox.github.store import VIEWER, Store
@@ -46,7 +46,7 @@ class Context:
     """What resolvers reach: the data, and the accounts of this request."""
 
     store: Store
-    budget: Budget
+    budget: PrimaryLimit
     analysis: Analysis
     viewer: Actor = VIEWER
 
@@ -129,7 +129,7 @@ class GraphQL:
         errors = (analysis.error,) if analysis.error else ()
         return Query(document, shown, variables, analysis, errors)
 
-    def execute(self, query: Query, budget: Budget) -> Json:
+    def execute(self, query: Query, budget: PrimaryLimit) -> Json:
         """The answer to an understood query. Charges the budget; an empty one answers RATE_LIMITED."""
         budget.refresh()
         if query.errors or query.document is None or query.analysis is None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from graphql import (
@@ -22,6 +20,8 @@ from graphql import (
     get_named_type,
     value_from_ast_untyped,
 )
+
+from sandbox.limits import Budget
 
 MAX_PAGE = 100
 MAX_NODES = 500_000
@@ -139,37 +139,10 @@ class Analyst:
 
 
 @dataclass
-class Budget:
-    """Points per window; the window starts with the first request in it, as GitHub's does."""
+class PrimaryLimit(Budget):
+    """The primary limit of one of GitHub's resources."""
 
-    resource: str
-    limit: int
-    window: float
-    used: int = 0
-    resets_at: float = 0.0
-
-    def refresh(self) -> None:
-        """Begin a new window when the old one is over."""
-        now = time.time()
-        if now >= self.resets_at:
-            self.used, self.resets_at = 0, now + self.window
-
-    def take(self, cost: int) -> bool:
-        """Charge the cost; False, and nothing charged, when that much is not left."""
-        self.refresh()
-        if self.used + cost > self.limit:
-            return False
-        self.used += cost
-        return True
-
-    @property
-    def remaining(self) -> int:
-        return max(0, self.limit - self.used)
-
-    @property
-    def reset(self) -> int:
-        """The second in which all points are there again; rounded up, so that nobody waits too short."""
-        return math.ceil(self.resets_at)
+    resource: str = ""
 
     def headers(self) -> dict[str, str]:
         """GitHub's `x-ratelimit-*`."""
@@ -185,25 +158,3 @@ class Budget:
         """`rate-limit` of the REST API."""
         self.refresh()
         return {"limit": self.limit, "used": self.used, "remaining": self.remaining, "reset": self.reset}
-
-
-@dataclass
-class PerMinute:
-    """The secondary limit: points in the last sixty seconds."""
-
-    limit: int
-    _taken: deque[float] = field(default_factory=deque)
-
-    def take(self) -> bool:
-        """Count one request; False, and nothing counted, when the minute is full."""
-        now = time.monotonic()
-        while self._taken and self._taken[0] <= now - 60:
-            self._taken.popleft()
-        if len(self._taken) >= self.limit:
-            return False
-        self._taken.append(now)
-        return True
-
-    def wait(self) -> int:
-        """Seconds until there is room again."""
-        return max(1, math.ceil(self._taken[0] + 60 - time.monotonic())) if self._taken else 1

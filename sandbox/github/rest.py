@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox.github import shapes
-from sandbox.github.limits import Budget
+from sandbox.github.limits import PrimaryLimit
 from sandbox.github.model import API, Repository, Thread
 from sandbox.github.schema import parse_time
 from sandbox.github.store import Store
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 class Rest:
     """The routes; all state is the store's and the limits'."""
 
-    def __init__(self, store: Store, limits: Callable[[], tuple[Budget, Budget]]) -> None:
+    def __init__(self, store: Store, limits: Callable[[], tuple[PrimaryLimit, PrimaryLimit]]) -> None:
         self.store, self.limits = store, limits
         self.routes = [
             Route("/rate_limit", self.rate_limit),

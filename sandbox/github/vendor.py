@@ -19,9 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sandbox.control import endpoint
 from sandbox.github.generate import Size
 from sandbox.github.graphql_api import GraphQL, Query
-from sandbox.github.limits import Budget, PerMinute
+from sandbox.github.limits import PrimaryLimit
 from sandbox.github.rest import DOCUMENTATION, RefusedError, Rest
 from sandbox.github.store import VIEWER, Store
+from sandbox.limits import Rolling
 from sandbox.traffic import Call, Fault, Settings
 
 TIMEOUT = (
@@ -57,10 +58,10 @@ class GitHub:
 
     def configure(self, settings: Settings) -> None:
         """Begin anew with these limits."""
-        self.points = Budget("graphql", settings.graphql_points, settings.window_seconds)
-        self.core = Budget("core", settings.rest_requests, settings.window_seconds)
-        self.points_per_minute = PerMinute(settings.graphql_points_per_minute)
-        self.requests_per_minute = PerMinute(settings.rest_requests_per_minute)
+        self.points = PrimaryLimit(settings.graphql_points, settings.window_seconds, resource="graphql")
+        self.core = PrimaryLimit(settings.rest_requests, settings.window_seconds, resource="core")
+        self.points_per_minute = Rolling(settings.graphql_points_per_minute, 60)
+        self.requests_per_minute = Rolling(settings.rest_requests_per_minute, 60)
 
     def reset(self) -> None:
         """The data as at the start."""

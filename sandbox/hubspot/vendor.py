@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +19,7 @@ from sandbox.control import endpoint
 from sandbox.hubspot.properties import ASSOCIATED, DEFAULTS, KINDS, SINGULAR
 from sandbox.hubspot.search import RefusedError, search, shown
 from sandbox.hubspot.store import Record, Store, text
+from sandbox.limits import Rolling
 from sandbox.traffic import Call, Fault, Settings
 
 MAX_LIST, MAX_LIST_WITH_HISTORY, MAX_OWNERS = 100, 50, 500
@@ -57,8 +57,8 @@ class HubSpot:
 
     def configure(self, settings: Settings) -> None:
         """Begin anew with these limits."""
-        self.rolling = Rolling("TEN_SECONDLY_ROLLING", settings.hubspot_requests, settings.hubspot_window_seconds)
-        self.secondly = Rolling("SECONDLY", settings.hubspot_searches_per_second, 1)
+        self.rolling = Policy(settings.hubspot_requests, settings.hubspot_window_seconds, name="TEN_SECONDLY_ROLLING")
+        self.secondly = Policy(settings.hubspot_searches_per_second, 1, name="SECONDLY")
 
     def reset(self) -> None:
         """The data as at the start."""
@@ -97,7 +97,7 @@ class HubSpot:
             raise RefusedError("The URI is too long", 414, "URI_TOO_LONG")
         for limit in [self.rolling, self.secondly] if searches else [self.rolling]:
             if not limit.take():
-                raise LimitReached(limit.policy)
+                raise LimitReached(limit.name)
 
     async def _list(self, request: Request) -> Response:
         kind, query = known(request.path_params["kind"]), request.query_params
@@ -250,31 +250,20 @@ class LimitReached(Exception):
         self.policy = policy
 
 
-class Rolling:
-    """So many requests in the last seconds."""
+@dataclass
+class Policy(Rolling):
+    """A limit with the name that HubSpot calls it by."""
 
-    def __init__(self, policy: str, limit: int, seconds: float) -> None:
-        self.policy, self.limit, self.seconds = policy, limit, seconds
-        self._taken: deque[float] = deque()
-
-    def take(self) -> bool:
-        """Count one request; False, and nothing counted, when the window is full."""
-        now = time.monotonic()
-        while self._taken and self._taken[0] <= now - self.seconds:
-            self._taken.popleft()
-        if len(self._taken) >= self.limit:
-            return False
-        self._taken.append(now)
-        return True
+    name: str = ""
 
     def headers(self) -> dict[str, str]:
         """HubSpot's `x-hubspot-ratelimit-*`."""
         return {
             "x-hubspot-ratelimit-daily": str(DAILY),
-            "x-hubspot-ratelimit-daily-remaining": str(DAILY - len(self._taken)),
+            "x-hubspot-ratelimit-daily-remaining": str(DAILY - len(self.taken)),
             "x-hubspot-ratelimit-interval-milliseconds": str(round(self.seconds * 1000)),
             "x-hubspot-ratelimit-max": str(self.limit),
-            "x-hubspot-ratelimit-remaining": str(max(0, self.limit - len(self._taken))),
+            "x-hubspot-ratelimit-remaining": str(max(0, self.limit - len(self.taken))),
         }
 
 

@@ -16,7 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.control import endpoint
-from sandbox.github.limits import Budget
+from sandbox.limits import Budget
 from sandbox.thinkific.site import TABLES, Row, Site, Size, text
 from sandbox.traffic import Call, Fault, Settings
 
@@ -64,7 +64,7 @@ class Thinkific:
 
     def configure(self, settings: Settings) -> None:
         """Begin anew with these limits."""
-        self.budget = Budget("thinkific", settings.thinkific_requests, settings.thinkific_window_seconds)
+        self.budget = Budget(settings.thinkific_requests, settings.thinkific_window_seconds)
 
     @cached_property
     def site(self) -> Site:
