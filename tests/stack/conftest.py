@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from scripts.local import locations
+
 ROOT = Path(__file__).resolve().parents[2]
+LOCATIONS = locations()
 PROJECT = os.environ.get("STACK_PROJECT", "dagster-dlt-test")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.stack.conftest import ROOT, Stack
+from tests.stack.conftest import LOCATIONS, ROOT, Stack
 
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -62,16 +62,22 @@ def test_a_person_materialises_a_partition_and_sees_the_rows(stack: Stack, page:
 
 def test_the_locations_and_what_is_upstream_of_them_can_be_seen(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/locations")
-    for location in ("engineering", "learning", "operations", "revenue"):
+    for location in LOCATIONS:
         expect(page.get_by_text(location, exact=True).first).to_be_visible()
-    expect(page.get_by_text("Loaded", exact=True)).to_have_count(4)
+    expect(page.get_by_text("Loaded", exact=True)).to_have_count(len(LOCATIONS))
     shoot(page, "6-locations")
 
     page.goto(f"{stack.url}/assets/thinkific/enrollments?view=lineage")
     expect(page.get_by_text("site", exact=True).first).to_be_visible()
     shoot(page, "7-lineage")
 
-    for number, asset in enumerate(("stripe/balance_transaction", "hubspot/deals", "sql_database/orders"), 8):
+    descriptions = {
+        "stripe/balance_transaction": "Every movement of money in a Stripe account",
+        "hubspot/deals": "Deals in HubSpot, one row each",
+        "sql_database/orders": "Orders of the shop, one row each",
+    }
+    for number, (asset, description) in enumerate(descriptions.items(), 8):
         page.goto(f"{stack.url}/assets/{asset}")
         expect(page.get_by_role("button", name="Materialize").first).to_be_visible()
+        expect(page.get_by_text(description).first).to_be_visible()  # the button is there before
         shoot(page, f"{number}-{asset.replace('/', '-')}")

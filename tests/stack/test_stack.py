@@ -2,9 +2,8 @@
 
 import pytest
 
-from tests.stack.conftest import Stack, wait_for
+from tests.stack.conftest import LOCATIONS, Stack, wait_for
 
-LOCATIONS = ["engineering", "learning", "operations", "revenue"]
 REPOSITORIES = ["sandbox/handbook", "sandbox/website", "sandbox/engine", "sandbox/empty"]
 DATASETS = ["filesystem", "github", "hubspot", "sql_database", "stripe", "stripe_eu", "thinkific"]
 
