@@ -73,9 +73,11 @@ def files_are_whole(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDe
 
     @dg.asset_check(asset=["filesystem", table], description="Each file's rows are there once, and none is missing.")
     def files_are_whole() -> dg.AssetCheckResult:
+        name = pipeline.sql_client().make_qualified_table_name(table)
         wrong = count(
             pipeline,
-            f"SELECT count(*) FROM (SELECT _file FROM {table} GROUP BY _file "
+            # Whoever names a folder does not think of SQL: `order` has to be quoted.
+            f"SELECT count(*) FROM (SELECT _file FROM {name} GROUP BY _file "
             "HAVING min(_file_row) <> 1 OR max(_file_row) <> count(*) OR count(DISTINCT _file_row) <> count(*)"
             ") AS wrong_files",
         )

@@ -85,6 +85,16 @@ def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: 
     ]
 
 
+def test_a_folder_may_be_called_as_a_word_of_sql(location: Location, files: Path) -> None:
+    (files / "stock").rename(files / "order")
+    location.environment["FILESYSTEM_TABLES"] = "order:parquet"
+    report = location.load("order")
+
+    assert report["success"], report["failures"]
+    assert report["rows"] == {"order": 180}
+    assert report["checks"] == {"order.files_are_whole": True, "order.types_agree": True}
+
+
 def test_a_run_says_what_to_change_and_the_location_loads(location: Location) -> None:
     location.environment["SOURCES__FILESYSTEM__BUCKET_URL"] = ""
     report = location.load(*TABLES)
