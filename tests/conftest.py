@@ -180,6 +180,7 @@ class Shop:
         self.name = f"shop_{os.urandom(4).hex()}"
         self.server.psql(f"CREATE DATABASE {self.name} TEMPLATE {template}")
         self.url = server.get_uri(self.name)
+        self.reader_url = shop.as_reader(self.url)
 
     def connect(self) -> Any:
         return closing(psycopg2.connect(self.url))

@@ -1,9 +1,11 @@
 """The operations location on the demo shop: what arrives by days, late or deleted, and what a user reads on failure."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import psycopg2
 import pytest
 
 from tests.code_locations.conftest import Location
@@ -20,7 +22,7 @@ def location(tmp_path: Path, demo_shop: Shop) -> Location:
         "operations",
         "sql_database",
         tmp_path,
-        SOURCES__SQL_DATABASE__CREDENTIALS=demo_shop.url,
+        SOURCES__SQL_DATABASE__CREDENTIALS=demo_shop.reader_url,
         FILESYSTEM_TABLES="stock:parquet",  # of the location's other source
     )
 
@@ -139,6 +141,24 @@ def test_a_run_says_what_to_change(location: Location, url: str, sentence: str) 
     for failure in report["failures"]:
         assert sentence in failure.partition("Stack Trace")[0]
         assert "canary" not in failure
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"DELETE FROM {table}" for table in (*CHANGES, *DIMENSIONS)),
+        "UPDATE orders SET note = 'mine'",
+        "SELECT shop_make_changes(1)",
+        "CREATE TABLE mine (id integer)",
+    ],
+)
+def test_the_location_may_only_read_the_shop(location: Location, demo_shop: Shop, statement: str) -> None:
+    with closing(psycopg2.connect(location.environment[CREDENTIALS])) as reader, reader.cursor() as cursor:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute(statement)
+        reader.rollback()
+        demo_shop.execute("CREATE TABLE later (id integer)")
+        cursor.execute("SELECT * FROM later")
 
 
 def test_a_start_date_that_is_none_is_told(location: Location) -> None:

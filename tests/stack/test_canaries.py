@@ -10,7 +10,7 @@ from tests.stack.conftest import Stack, wait_for
 
 TOKEN, WRONG_TOKEN, WRONG_PASSWORD = "sandbox-token", "canary-token-5d1c9e", "canary-password-8a40b7"
 INSTANCE, WAREHOUSE, SOURCE = "DAGSTER_POSTGRES_PASSWORD", "DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "TOKEN"
-SHOP = "SHOP_PASSWORD"
+SHOP, READER = "SHOP_PASSWORD", "SHOP_READER_PASSWORD"
 MAY_KNOW = {
     "postgres": {INSTANCE},
     "migrate": {INSTANCE},
@@ -18,10 +18,10 @@ MAY_KNOW = {
     "daemon": {INSTANCE},
     "warehouse": {WAREHOUSE},
     "sandbox": set(),
-    "shop": {SHOP},
+    "shop": {SHOP, READER},
     "engineering": {INSTANCE, WAREHOUSE, SOURCE},
     "learning": {INSTANCE, WAREHOUSE, SOURCE},
-    "operations": {INSTANCE, WAREHOUSE, SHOP},
+    "operations": {INSTANCE, WAREHOUSE, READER},
     "revenue": {INSTANCE, WAREHOUSE, SOURCE},
 }
 # What a process wrote, whatever it is: files of failed loads with their traces, captured logs, temporary files.
@@ -43,6 +43,7 @@ def secrets(changed_stack: Stack) -> dict[str, set[str]]:
         WAREHOUSE: {passwords[WAREHOUSE], WRONG_PASSWORD},
         SOURCE: {TOKEN, WRONG_TOKEN},
         SHOP: {passwords[SHOP]},
+        READER: {passwords[READER]},
     }
 
 
