@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import databases, growth, isolation, orchestration
+from benchmarks import apis, databases, growth, isolation, orchestration
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 SECTIONS: dict[str, Callable[[], str]] = {
     "databases": databases.run,
     "databases-few": lambda: databases.run(100_000),
+    "apis": apis.run,
+    "apis-many": lambda: apis.run(100_000, rounds=3),
     "growth": growth.run,
     "orchestration": orchestration.run,
     "isolation": isolation.run,
@@ -26,7 +28,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     if "--small" in sys.argv:
-        print(databases.run(rows=10_000, rounds=1), isolation.run(rows=10_000, rounds=1), sep="\n\n")
+        print(databases.run(10_000, rounds=1), apis.run(100, rounds=1), isolation.run(10_000, rounds=1), sep="\n\n")
         return
     RESULTS.mkdir(exist_ok=True)
     for name in sys.argv[1:] or SECTIONS:

@@ -21,11 +21,12 @@ def limits() -> None:
     """Bars: of the limit, by work and contender."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     header: list[str] = []
-    for row in rows("databases"):
-        if row[-1] == "of the limit":
-            header = row
-        elif re.fullmatch(r"[\d.]+", row[-1]):
-            found[f"{header[0]}, {row[0]}"].append((row[1].split(",")[0], float(row[-1])))
+    for row in rows("databases", "apis", "apis-many"):
+        *what, contender, _, ratio = row
+        if ratio == "of the limit":
+            header = what or [contender.removesuffix(", by")]
+        elif re.fullmatch(r"[\d.]+", ratio):
+            found[", ".join([*header[:1], *what])].append((contender.split(",")[0], float(ratio)))
     figure, axes = pyplot.subplots(len(found), sharex=True, figsize=(8, 1 + 1.3 * len(found)), layout="constrained")
     for axis, (work, bars) in zip(axes, found.items(), strict=True):
         names, ratios = zip(*reversed(bars), strict=True)

@@ -11,4 +11,6 @@ from dagster._grpc import server  # noqa: F401
 
 from runtime import checks, resource, translator  # noqa: F401
 
+# A load makes rows, and hardly a cycle: to look for them as often as Python does took a tenth of a load from an API.
+gc.set_threshold(50_000)
 gc.freeze()  # else the collector writes to each object, and with that copies all that the forks share

@@ -1,0 +1,200 @@
+"""A repository's issues with their comments and reactions, from GitHub's API into DuckDB.
+
+Whole processes, each into an empty file. The API is the sandbox's, asked once: a server of its own replays the answers
+from memory, so that it costs all contenders the same, and little. `python -m benchmarks.apis CONTENDER` is one
+measurement.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from benchmarks.measure import QUIET, Measured, measure, spread, table, take_turns
+
+LIMIT, OURS, DLT = "limit", "ours", "dlt"
+CONTENDERS = {
+    LIMIT: "limit: fetched, then DuckDB's own JSON reader",
+    OURS: "**this deployment**, a Dagster run and all",
+    DLT: "the same source with dlt's defaults",
+}
+OWNER, NAME = "sandbox", "bench"
+EACH = 4  # comments and reactions of an issue
+CHECKSUMS = [
+    "SELECT count(*), sum(number), count(DISTINCT title), min(created_at), max(updated_at), max(author__login), "
+    "sum(comments_total_count) FROM raw.issues",
+    "SELECT count(*), count(DISTINCT id), min(body), max(created_at), max(author__login) FROM raw.issues__comments",
+    "SELECT count(*), count(DISTINCT content), max(created_at), max(user__login) FROM raw.issues__reactions",
+]
+
+
+def run(issues: int = 10_000, rounds: int = 5) -> str:
+    """The table, in Markdown."""
+    with api(issues) as url:
+        expected = loaded(LIMIT, url)[1]  # and the answers are there
+        names = list(CONTENDERS) if issues <= 10_000 else [LIMIT, OURS]
+        results = take_turns({name: partial(checked, name, url, expected) for name in names}, rounds)
+    seconds = {name: [one.seconds for one in measured] for name, measured in results.items()}
+    limit = sorted(seconds[LIMIT])[rounds // 2]
+    lines = [
+        [CONTENDERS[name], spread(times), f"{limit / sorted(times)[rounds // 2]:.2f}"]
+        for name, times in seconds.items()
+    ]
+    rows = issues * (1 + 2 * EACH)
+    return table([f"{issues:,} issues, {rows:,} rows, by", "seconds", "of the limit"], lines)
+
+
+def checked(name: str, url: str, expected: list[Any]) -> Measured:
+    done, found = loaded(name, url)
+    assert found == expected, f"{name} has not loaded what is there: {found} instead of {expected}"
+    return done
+
+
+def loaded(name: str, url: str) -> tuple[Measured, list[Any]]:
+    """One load into an empty file, and the checksums of what is there then."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/warehouse.duckdb"
+        environment = QUIET | {
+            "SOURCES__GITHUB__API_BASE_URL": url,
+            "SOURCES__GITHUB__ACCESS_TOKEN": "sandbox-token",
+            "WAREHOUSE": "duckdb",
+            "DLT_DATA_DIR": f"{folder}/dlt",
+            "DESTINATION__DUCKDB__CREDENTIALS": file,
+        }
+        done = measure("benchmarks.apis", name, environment=environment)
+        with duckdb.connect(file, read_only=True) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            return done, [connection.execute(sql).fetchall() for sql in CHECKSUMS]
+
+
+@contextmanager
+def api(issues: int) -> Iterator[str]:
+    """The URL of an API with a repository of so many issues, which remembers its answers."""
+    from tests.conftest import running_sandbox
+
+    with running_sandbox() as sandbox:
+        sandbox.create_repository(NAME, issues=issues, comments_per_issue=EACH, reactions_per_issue=EACH)
+        sandbox.settings(graphql_points=10_000_000, graphql_points_per_minute=10_000_000)
+        answers: dict[bytes, tuple[int, bytes]] = {}
+
+        class Replay(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                asked = self.rfile.read(int(self.headers["Content-Length"]))
+                if asked not in answers:
+                    headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
+                    answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
+                    answers[asked] = answer.status_code, answer.content
+                status, body = answers[asked]
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Without a word."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Replay) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+
+def load(name: str) -> None:
+    """One measurement, in a process of its own."""
+    {LIMIT: _fetch, OURS: _ours, DLT: _dlt}[name]()
+
+
+def _ours() -> None:
+    import dagster as dg
+    from dagster_dlt import DagsterDltResource, dlt_assets
+    from dagster_dlt.dlt_event_iterator import DltEventType
+
+    from dlt_sources.github import github_reactions
+    from runtime.resource import IsolatedDltResource
+    from runtime.warehouse import warehouse_pipeline
+
+    @dlt_assets(
+        dlt_source=github_reactions(OWNER, NAME).with_resources("issues"),
+        dlt_pipeline=warehouse_pipeline("github_reactions", "raw"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Dagster logs every event of a run to stderr
+    assert dg.materialize([assets], resources={"dlt": IsolatedDltResource()}).success
+
+
+def _dlt() -> None:
+    import dlt
+
+    from dlt_sources.github import github_reactions
+
+    pipeline = dlt.pipeline("github_reactions", destination="duckdb", dataset_name="raw")
+    pipeline.run(github_reactions(OWNER, NAME).with_resources("issues"))
+
+
+def _fetch() -> None:
+    import json
+    from pathlib import Path
+
+    import duckdb
+    import requests
+
+    from dlt_sources.github.helpers import ISSUES
+
+    pages = Path(os.environ["DLT_DATA_DIR"])
+    pages.mkdir()
+    after, more = None, True
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {os.environ['SOURCES__GITHUB__ACCESS_TOKEN']}"
+        for number in range(sys.maxsize):
+            variables = {"owner": OWNER, "name": NAME} | ({"after": after} if after else {}) | PAGE
+            url = f"{os.environ['SOURCES__GITHUB__API_BASE_URL']}/graphql"
+            answer = session.post(url, json={"query": ISSUES, "variables": variables}).content
+            (pages / f"{number:06}.json").write_bytes(answer)
+            info = json.loads(answer)["data"]["repository"]["items"]["pageInfo"]
+            after, more = info["endCursor"], info["hasNextPage"]
+            if not more:
+                break
+    with duckdb.connect(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]) as target:
+        target.execute(TABLES.format(pages=pages))
+
+
+PAGE = {"first": 100, "inner": 100}
+TABLES = """
+SET TimeZone = 'UTC'; CREATE SCHEMA raw;
+CREATE TEMP TABLE items AS SELECT unnest(data.repository.items.nodes) AS item FROM read_json('{pages}/*.json');
+CREATE TABLE raw.issues AS SELECT
+    item.number, item.url, item.title, item.body, item.closed, item.state, item.authorAssociation AS author_association,
+    item.author.login AS author__login, item.author.avatarUrl AS author__avatar_url, item.author.url AS author__url,
+    item.createdAt::timestamptz AS created_at, item.updatedAt::timestamptz AS updated_at,
+    item.closedAt::text::timestamptz AS closed_at,
+    item.reactions.totalCount AS reactions_total_count, item.comments.totalCount AS comments_total_count
+FROM items;
+CREATE TABLE raw.issues__comments AS SELECT number, node.id, node.url, node.body, node.author.login AS author__login,
+    node.author.avatarUrl AS author__avatar_url, node.author.url AS author__url,
+    node.createdAt::timestamptz AS created_at
+FROM (SELECT item.number, unnest(item.comments.nodes) AS node FROM items);
+CREATE TABLE raw.issues__reactions AS SELECT number, node.content, node.createdAt::timestamptz AS created_at,
+    node.user.login AS user__login, node.user.avatarUrl AS user__avatar_url, node.user.url AS user__url
+FROM (SELECT item.number, unnest(item.reactions.nodes) AS node FROM items);
+"""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        load(sys.argv[1])
+    else:
+        print(run(1_000, 1))
