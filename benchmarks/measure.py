@@ -21,12 +21,16 @@ class Measured(NamedTuple):
 
 def measure(module: str, *arguments: str, environment: Mapping[str, str]) -> Measured:
     """Runs `python -m module arguments`. A process that fails ends the benchmark with what it said."""
-    command = [sys.executable, "-m", module, *arguments]
+    return measure_command(sys.executable, "-m", module, *arguments, environment=environment)
+
+
+def measure_command(*command: str, environment: Mapping[str, str]) -> Measured:
+    """The same with any command."""
     started = time.perf_counter()
     done = subprocess.run(command, env=os.environ | dict(environment), capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{' '.join(command[1:])} failed:\n{(done.stderr or done.stdout)[-3000:]}")
     return Measured(seconds, done.stdout.strip())
 
 
