@@ -5,19 +5,24 @@ With `--small`, in two minutes, only that everything runs, and that what is load
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import apis, databases, growth, isolation, orchestration
+from benchmarks import apis, databases, growth, isolation, orchestration, peers, shapes
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
+PAGE = FOLDER / "page.md"
 SECTIONS: dict[str, Callable[[], str]] = {
     "databases": databases.run,
     "databases-few": lambda: databases.run(100_000),
+    "shapes": lambda: shapes.run(rounds=3),
+    "peers": lambda: peers.run(rounds=3),
+    "peers-few": lambda: peers.run(100_000, rounds=3),
     "apis": apis.run,
     "apis-many": lambda: apis.run(100_000, rounds=3),
     "growth": growth.run,
@@ -35,8 +40,9 @@ def main() -> None:
         result = SECTIONS[name]()
         (RESULTS / f"{name}.md").write_text(f"{result}\n\n{machine()}\n")
         print(result)
-    results = {path.stem.replace("-", "_"): path.read_text().strip() for path in RESULTS.glob("*.md")}
-    (FOLDER / "README.md").write_text((FOLDER / "page.md").read_text().format(**results))
+    results = {path.stem: path.read_text().strip() for path in RESULTS.glob("*.md")}
+    page = re.sub(r"{([a-z-]+)}", lambda name: results.get(name[1], "*Not measured yet.*"), PAGE.read_text())
+    (FOLDER / "README.md").write_text(page)
 
 
 def machine() -> str:
