@@ -41,7 +41,9 @@ def main() -> None:
         (RESULTS / f"{name}.md").write_text(f"{result}\n\n{machine()}\n")
         print(result)
     results = {path.stem: path.read_text().strip() for path in RESULTS.glob("*.md")}
-    page = re.sub(r"{([a-z-]+)}", lambda name: results.get(name[1], "*Not measured yet.*"), PAGE.read_text())
+    blocks = PAGE.read_text().split("\n\n\n")  # each with the name of a section; shown if that was measured
+    shown = [block for block in blocks if set(re.findall("{([a-z-]+)}", block)) <= set(results)]
+    page = re.sub("{([a-z-]+)}", lambda name: results[name[1]], "\n\n".join(shown))
     (FOLDER / "README.md").write_text(page)
 
 

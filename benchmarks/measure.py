@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,23 @@ def measure_command(*command: str, environment: Mapping[str, str]) -> Measured:
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} failed:\n{(done.stderr or done.stdout)[-3000:]}")
     return Measured(seconds, done.stdout.strip())
+
+
+def as_a_fork(work: Callable[[], None]) -> None:
+    """Does the work as a location's server does: in a fork of a process that has the libraries. Prints the seconds."""
+    import runtime.preload  # noqa: F401
+
+    started = time.perf_counter()
+    if not (child := os.fork()):
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(time.perf_counter() - started)
+    sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:

@@ -26,11 +26,11 @@ def limits() -> None:
         if ratio == "of the limit":
             header = what or [contender.removesuffix(", by")]
         elif re.fullmatch(r"[\d.]+", ratio):
-            found[", ".join([*header[:1], *what])].append((contender.split(",")[0], float(ratio)))
-    figure, axes = pyplot.subplots(len(found), sharex=True, figsize=(8, 1 + 1.3 * len(found)), layout="constrained")
+            found[", ".join([*header[:1], *what])].append((contender, float(ratio)))
+    figure, axes = pyplot.subplots(len(found), sharex=True, figsize=(9, 1 + 1.4 * len(found)), layout="constrained")
     for axis, (work, bars) in zip(axes, found.items(), strict=True):
         names, ratios = zip(*reversed(bars), strict=True)
-        axis.barh(names, ratios, color=["tab:blue" if name == OURS else "lightgrey" for name in names])
+        axis.barh(names, ratios, color=["tab:blue" if name.startswith(OURS) else "lightgrey" for name in names])
         axis.bar_label(axis.containers[0], fmt="%.2f", padding=2)
         axis.set_title(work, loc="left", fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
