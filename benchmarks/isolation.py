@@ -44,8 +44,7 @@ def compare(warehouse: str, rows: int, rounds: int) -> Iterator[tuple[str, list[
 
 
 def one_load(rows: int, resource: str, environment: Mapping[str, str]) -> Measured:
-    done = measure("benchmarks.isolation", str(rows), resource, environment=environment)
-    return done._replace(seconds=float(done.output.splitlines()[-1]))
+    return measure("benchmarks.isolation", str(rows), resource, environment=environment, says_seconds=True)
 
 
 @contextmanager
