@@ -9,13 +9,17 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import QUIET, Measured, as_a_fork, measure, spread, table, take_turns
+
+if TYPE_CHECKING:
+    from tests.conftest import Sandbox
 
 LIMIT, OURS, FORK, DLT = "limit", "ours", "fork", "dlt"
 CONTENDERS = {
@@ -82,34 +86,45 @@ def api(issues: int) -> Iterator[str]:
 
     with running_sandbox() as sandbox:
         sandbox.create_repository(NAME, issues=issues, comments_per_issue=EACH, reactions_per_issue=EACH)
-        sandbox.settings(graphql_points=10_000_000, graphql_points_per_minute=10_000_000)
-        answers: dict[bytes, tuple[int, bytes]] = {}
+        with replayed(sandbox) as url:
+            yield url
 
-        class Replay(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet
-            disable_nagle_algorithm = True
 
-            def do_POST(self) -> None:
-                asked = self.rfile.read(int(self.headers["Content-Length"]))
-                if asked not in answers:
-                    headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
-                    answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
-                    answers[asked] = answer.status_code, answer.content
-                status, body = answers[asked]
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+@contextmanager
+def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
+    """The URL of a server that asks the sandbox's GitHub once, then answers from memory after `latency` seconds."""
+    sandbox.settings(graphql_points=10_000_000, graphql_points_per_minute=10_000_000)
+    answers: dict[bytes, tuple[int, bytes]] = {}
 
-            def log_message(self, *_: Any) -> None:
-                """Without a word."""
+    class Replay(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet
+        disable_nagle_algorithm = True
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Replay) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
+        def do_POST(self) -> None:
+            asked = self.rfile.read(int(self.headers["Content-Length"]))
+            if asked not in answers:
+                headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
+                answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
+                answers[asked] = answer.status_code, answer.content
+            status, body = answers[asked]
+            time.sleep(latency)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Without a word."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 100
+
+    with Server(("127.0.0.1", 0), Replay) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def load(name: str) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Name = TypeVar("Name")
 
 
 class Measured(NamedTuple):
@@ -56,9 +58,9 @@ def as_a_fork(work: Callable[[], None]) -> None:
     sys.exit(os.waitstatus_to_exitcode(status))
 
 
-def take_turns(contenders: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+def take_turns(contenders: Mapping[Name, Callable[[], Measured]], rounds: int) -> dict[Name, list[Measured]]:
     """Each contender once per round, in alternating order: what changes on the machine meanwhile meets them all."""
-    results: dict[str, list[Measured]] = {name: [] for name in contenders}
+    results: dict[Name, list[Measured]] = {name: [] for name in contenders}
     for number in range(rounds):
         names = list(contenders)
         for name in names if number % 2 else reversed(names):
