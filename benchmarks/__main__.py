@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import apis, databases, growth, isolation, orchestration, peers, shapes
+from benchmarks import apis, databases, growth, isolation, orchestration, peers, shapes, streams
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "peers-few": lambda: peers.run(100_000, rounds=3),
     "apis": apis.run,
     "apis-many": lambda: apis.run(100_000, rounds=3),
+    "streams": lambda: streams.run(rounds=3),
     "growth": growth.run,
     "orchestration": orchestration.run,
     "isolation": isolation.run,

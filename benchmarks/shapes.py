@@ -1,4 +1,4 @@
-"""Tables of other shapes from Postgres into the warehouse: wide ones, many at once, and one of which little changed.
+"""Other shapes from Postgres into the warehouse: wide tables, many at once, long texts, and one that changed a little.
 
 As in `databases.py`: whole processes, and what they have loaded is compared value by value.
 `python -m benchmarks.shapes CONTENDER WAREHOUSE SHAPE` is one measurement.
@@ -31,6 +31,7 @@ class Shape(NamedTuple):
     columns: int
     rows: int
     changes: bool = False  # what is measured is a second load, of the rows that have changed
+    repeat: int = 1  # of each text
 
     def names(self) -> list[str]:
         return [f"table_{number}" for number in range(self.tables)]
@@ -40,11 +41,12 @@ SHAPES = {
     "wide": Shape("{rows:,} rows x 100 columns", 1, 100, 100_000),
     "many": Shape("50 tables of {rows:,} rows x 12 columns", 50, 12, 20_000),
     "changes": Shape("1 % changed of {rows:,} rows x 12 columns", 1, 12, 1_000_000, changes=True),
+    "text": Shape("{rows:,} rows with a text of 10 kB, 1 GB", 1, 4, 100_000, repeat=500),
 }
 # In turn: what fills a column, and its values in a text that both databases write alike.
 FILLED = (
     ("id * {n}::bigint", "CAST({name} AS text)"),
-    ("'text {n} of ' || id", "{name}"),
+    ("repeat('text {n} of ' || id || '. ', {repeat})", "md5({name})"),
     ("id * 0.25::double precision", "CAST(CAST({name} AS numeric(20, 2)) AS text)"),
     ("timestamptz '2026-01-01 00:00:00+00' + id * interval '{n} s'", "CAST({name} AS text)"),
 )
@@ -72,7 +74,7 @@ def run(rounds: int = 5, scale: float = 1) -> str:
 
 
 def _fill(cursor: Any, shape: Shape, rows: int) -> None:
-    filled = [FILLED[n % 4][0].format(n=n) + f" AS column_{n}" for n in range(shape.columns - 2)]
+    filled = [FILLED[n % 4][0].format(n=n, repeat=shape.repeat) + f" AS column_{n}" for n in range(shape.columns - 2)]
     # Not the same for all: dlt reads the rows of the newest moment once more.
     changed = "timestamptz '2020-01-01 00:00:00+00' + id * interval '1 s' AS changed_at"
     for name in shape.names():
