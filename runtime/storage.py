@@ -1,6 +1,8 @@
-"""Dagster's Postgres storage, with pools that hold when several runs ask at once. The host runs it: no dlt."""
+"""Dagster's Postgres storage, with pools that hold and connections that are kept. The host runs it: no dlt."""
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Self
 
 import sqlalchemy as db
@@ -20,7 +22,10 @@ class PostgresStorage(DagsterPostgresStorage):
     def __init__(self, postgres_url: str, should_autocreate_tables: bool = True, **options: Any) -> None:
         super().__init__(postgres_url, should_autocreate_tables, **options)
         token_provider = options.get("token_provider")
-        self._event_log_storage = EventLogStorage(postgres_url, should_autocreate_tables, token_provider=token_provider)
+        self._event_log_storage = EventLogStorage(postgres_url, False, token_provider=token_provider)
+        if not token_provider:
+            for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
+                storage._engine = _engine(postgres_url, os.getpid())
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
@@ -30,6 +35,16 @@ class PostgresStorage(DagsterPostgresStorage):
             inst_data=inst_data,
             token_provider=get_token_provider_from_config(config_value),
         )
+
+
+@cache
+def _engine(url: str, pid: int) -> db.Engine:
+    """The connections of one process; a fork has its own. Dagster opens one for each query, half of what a run costs.
+
+    One is tried before it is used again, as Postgres may have been restarted. As many are open as threads need at once,
+    and up to five are kept.
+    """
+    return db.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, max_overflow=-1)
 
 
 class EventLogStorage(PostgresEventLogStorage):

