@@ -41,10 +41,13 @@ class PostgresStorage(DagsterPostgresStorage):
 def _engine(url: str, pid: int) -> db.Engine:
     """The connections of one process; a fork has its own. Dagster opens one for each query, half of what a run costs.
 
-    One is tried before it is used again, as Postgres may have been restarted. As many are open as threads need at once,
-    and up to five are kept.
+    One is tried before it is used again, as Postgres may have been restarted; a server that is gone without a word is
+    given up after 30 s. As many are open as threads need at once, and up to five are kept.
     """
-    return db.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, max_overflow=-1)
+    options = {"tcp_user_timeout": 30_000}
+    return db.create_engine(
+        url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, max_overflow=-1, connect_args=options
+    )
 
 
 class EventLogStorage(PostgresEventLogStorage):
