@@ -41,6 +41,11 @@ def main() -> None:
         result = SECTIONS[name]()
         (RESULTS / f"{name}.md").write_text(f"{result}\n\n{machine()}\n")
         print(result)
+    write_page()
+
+
+def write_page() -> None:
+    """The page, from all that was ever measured."""
     results = {path.stem: path.read_text().strip() for path in RESULTS.glob("*.md")}
     blocks = PAGE.read_text().split("\n\n\n")  # each with the name of a section; shown if that was measured
     shown = [block for block in blocks if set(re.findall("{([a-z-]+)}", block)) <= set(results)]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
@@ -59,11 +59,13 @@ def of(stack: Stack) -> Iterator[tuple[str, str]]:
 
 def megabytes(container: str) -> float | None:
     """The PSS of a container's processes; None to whoever may not read it (it takes root)."""
-    pids = [process[0] for process in ask(f"{container}/top?ps_args=-o%20pid")["Processes"]]
-    try:
-        files = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    except PermissionError:
-        return None
+    files = []
+    for process in ask(f"{container}/top?ps_args=-o%20pid")["Processes"]:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a health check, over by now
+            try:
+                files.append(Path(f"/proc/{process[0]}/smaps_rollup").read_text())
+            except PermissionError:
+                return None
     return sum(int(line.split()[1]) for file in files for line in file.splitlines() if line.startswith("Pss:")) / 1024
 
 

@@ -39,7 +39,7 @@ class PostgresStorage(DagsterPostgresStorage):
 
 @cache
 def _engine(url: str, pid: int) -> db.Engine:
-    """The connections of one process; a fork has its own. Dagster opens one for each query, half of what a run costs.
+    """The connections of one process; a fork has its own. Dagster opens one for each query: a third of a run's cost.
 
     One is tried before it is used again, as Postgres may have been restarted; a server that is gone without a word is
     given up after 30 s. As many are open as threads need at once, and up to five are kept.
