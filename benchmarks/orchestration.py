@@ -147,6 +147,7 @@ def backfilled(stack: Stack, at_once: int) -> float:
     """Runs per minute of a backfill, from the first that starts to the last that ends."""
     limit(stack, at_once)
     up(stack)
+    stack.compose("restart", "daemon")  # compose does not see that the file it has mounted is another
     stack.compose("exec", "-T", "daemon", "dagster", "instance", "concurrency", "set", "github", str(at_once))
     partitions = PARTITIONS[: EACH * at_once]
     backfill = stack.launch_backfill(ASSET, partitions)

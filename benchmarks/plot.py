@@ -44,6 +44,8 @@ def growth() -> None:
     for work, amount, seconds, _ in rows("growth"):
         if re.fullmatch(r"[\d,]+", amount):
             lines[work].append((float(amount.replace(",", "")), float(seconds.split()[0])))
+    if not lines:
+        return
     figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for work, points in lines.items():
         axis.loglog(*zip(*points, strict=True), marker="o", label=work)
