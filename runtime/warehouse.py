@@ -10,6 +10,7 @@ from typing import Any
 
 import dlt
 from dlt.common.destination import AnyDestination, Destination
+from dlt.common.destination.configuration import ParquetFormatConfiguration
 from dlt.common.destination.exceptions import DestinationUndefinedEntity, UnknownDestinationModule
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.sql_client import SqlClientBase, WithSchemas
@@ -21,8 +22,13 @@ DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
 REPLACE = {"replace_strategy": "insert-from-staging"}
 # What dlt is told unless its own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…).
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    # dlt's own choice, insert_values, takes 2.4 times as long and 11 times the memory (10,000 issues, 90,000 rows).
-    "duckdb": REPLACE | {"preferred_loader_file_format": "parquet"},
+    "duckdb": REPLACE
+    | {
+        # dlt's own choice, insert_values, takes 2.4 times as long and 11 times the memory (10,000 issues, 90,000 rows).
+        "preferred_loader_file_format": "parquet",
+        # The file is read at once, on this disk: without compression a load takes 0.95 of the time (a million rows).
+        "parquet_format": ParquetFormatConfiguration(compression="none"),
+    },
     "postgres": REPLACE,
     "snowflake": REPLACE,
     "filesystem": {"preferred_loader_file_format": "parquet"},
@@ -30,6 +36,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 # What a source yields is not compressed until it is normalized: it took a tenth of a load from an API (10,000 issues).
 dlt.config["sources.data_writer.disable_compression"] = True
+# Files of one table are loaded at once: a million rows into Postgres take 0.91 of the time.
+dlt.config["sources.data_writer.file_max_items"] = 500_000
+# DuckDB may keep rows in another order than they came in: 0.88 of the time (a million rows). The key stands beside
+# `destination.duckdb.credentials`, which is the user's own.
+dlt.config["credentials.global_config"] = {"preserve_insertion_order": False}
 
 
 def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
