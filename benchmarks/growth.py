@@ -21,7 +21,7 @@ FIRST_DAY = date(2023, 1, 1)
 ROWS_PER_DAY = 10
 
 
-def run(rows: list[int] = ROWS, partitions: list[int] = PARTITIONS, rounds: int = 3) -> str:
+def run(rows: list[int] = ROWS, partitions: list[int] = PARTITIONS, rounds: int = 5) -> str:
     """The tables, in Markdown."""
     lines = []
     for warehouse in databases.CONTENDERS:

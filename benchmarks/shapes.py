@@ -12,14 +12,13 @@ from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.databases import FORK, LIMIT, OURS
+from benchmarks.databases import FORK, LIMIT
 from benchmarks.isolation import empty
 from benchmarks.measure import Measured, as_a_fork, measure, postgres, spread, table, take_turns
 
 DLT = "dlt"
 NAMES = {
     LIMIT: "limit: ADBC into DuckDB, COPY into Postgres",
-    OURS: "**this deployment**, a Dagster run and all",
     FORK: "**this deployment**, as its server starts a run",
     DLT: "dlt, backend pyarrow, parquet",
 }
@@ -142,8 +141,6 @@ def load(name: str, warehouse: str, key: str) -> None:
     shape = SHAPES[key]
     if name == LIMIT:
         (_adbc_into_duckdb if warehouse == "duckdb" else _copy_into_postgres)(shape)
-    elif name == OURS:
-        _ours(shape)
     elif name == FORK:
         as_a_fork(partial(_ours, shape))
     else:
