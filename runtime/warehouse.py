@@ -36,8 +36,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 # What a source yields is not compressed until it is normalized: it took a tenth of a load from an API (10,000 issues).
 dlt.config["sources.data_writer.disable_compression"] = True
-# Files of one table are loaded at once: a million rows into Postgres take 0.91 of the time. Each is a transaction of its
-# own, so an append of more rows is one no longer; a merge or a replace, which go through staging, still are.
+# Files of one table are loaded at once: a million rows into Postgres take 0.91 of the time. Each is a transaction,
+# so an append of more rows is one no longer; a merge or a replace, which go through staging, still are.
 dlt.config["sources.data_writer.file_max_items"] = 500_000
 # DuckDB may keep rows in another order than they came in: 0.88 of the time (a million rows). As a variable, since dlt
 # takes nothing about credentials from its configuration.
