@@ -86,8 +86,9 @@ def load(days: int) -> None:
         @dlt.resource(name="visits", primary_key="id", write_disposition="merge")
         def read(moment: Any = since) -> Iterator[Any]:
             """Visits, some on each day."""
-            for number in range((moment.end_value - moment.last_value).days):
-                day = moment.last_value + timedelta(days=number)
+            first = moment.last_value  # dlt moves it with the rows
+            for number in range((moment.end_value - first).days):
+                day = first + timedelta(days=number)
                 yield [{"id": f"{day} {visit}", "day": day} for visit in range(ROWS_PER_DAY)]
 
         return read
