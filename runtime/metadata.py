@@ -1,12 +1,15 @@
 """What a load says about itself in Dagster's catalogue. Reads dlt's schema and trace, and changes neither."""
 
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dlt
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
 from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
+from dlt.common.destination.client import JobClientBase
 from dlt.common.pipeline import LoadInfo
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TTableSchema
@@ -44,7 +47,8 @@ def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.
 def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipeline) -> Schema | None:
     """The schema with the resource's tables: the one just loaded, else one that an earlier load left."""
     loaded = [package.schema for package in load_info.load_packages] if load_info else []
-    for schema in [*loaded, *(pipeline.schemas[name] for name in pipeline.schemas)]:
+    left = (pipeline.schemas[name] for name in pipeline.schemas)  # each is read from its file
+    for schema in chain(loaded, left):
         if tables_of(resource.name, schema):
             return schema
     return None
@@ -105,7 +109,7 @@ def _load_metadata(load_info: LoadInfo, pipeline: dlt.Pipeline) -> dict[str, Any
 
 def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> str:
     """`<database>.<dataset>.<table>`, as a query would write it."""
-    client = pipeline.destination_client(schema.name)
+    client = _client(pipeline, schema.name)
     if not isinstance(client, SqlJobClientBase):
         return f"{pipeline.dataset_name}.{table_name}"
     path = client.sql_client.make_qualified_table_name_path(table_name, quote=False)
@@ -114,3 +118,9 @@ def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> s
         database = getattr(credentials, "database", None) or ""
         path = [Path(database).stem if isinstance(credentials, DuckDbCredentials) else database, *path]
     return ".".join(path)
+
+
+@lru_cache(maxsize=1)
+def _client(pipeline: dlt.Pipeline, schema_name: str) -> JobClientBase:
+    """For all tables of a load: dlt reads the whole schema each time, and the time would grow with their square."""
+    return pipeline.destination_client(schema_name)

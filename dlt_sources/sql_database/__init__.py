@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import adbc_driver_manager
-import adbc_driver_postgresql.dbapi
 import dlt
 import psycopg2
 import sqlalchemy as sa
@@ -35,7 +34,7 @@ from dlt.sources.sql_database import sql_database
 from sqlalchemy.types import TypeEngine
 
 from dlt_sources.http import PermanentSourceError, TransientSourceError
-from dlt_sources.sql_database.adbc import AdbcTableLoader
+from dlt_sources.sql_database import adbc
 
 __all__ = ["sql_row", "sql_tables"]
 
@@ -74,8 +73,8 @@ def sql_tables(
         schema=schema,
         table_names=list(tables),
         backend="pyarrow",
-        backend_kwargs={"connect": partial(_connect, adbc_driver_postgresql.dbapi.connect, credentials)},
-        table_loader_class=AdbcTableLoader,
+        backend_kwargs={"connect": partial(_connect, adbc.connect, credentials)},
+        table_loader_class=adbc.AdbcTableLoader,
         defer_table_reflect=True,
         detect_precision_hints=None,  # deprecated, and by default not left out
         table_adapter_callback=_demand_primary_key,
