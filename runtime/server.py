@@ -3,9 +3,13 @@
 import multiprocessing
 import signal
 import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from dagster._cli import cli
+import dagster._utils
+from dagster._cli import cli, utils
+from dagster._core.errors import DagsterInvariantViolationError
 from dagster._grpc import server
 
 
@@ -30,6 +34,23 @@ class LocationServer(server.DagsterApiServer):
             self._logger.exception("Runs that have died are reported later: Dagster's Postgres is away")
 
 
+def stay_small() -> None:
+    """Keeps what a server at rest never uses from being imported: 27 MB, mostly SQLAlchemy and what goes with it.
+
+    Dagster finds the definitions by way of a package of test helpers, and opens its instance for components, of which
+    there are none here: it does without one where there is no dagster.yaml. Runs are other processes, and whole.
+    """
+    helpers = ModuleType("dagster._utils.test")
+    helpers.__path__ = [str(Path(dagster._utils.__file__).with_name("test"))]
+    sys.modules[helpers.__name__] = helpers
+
+    def no_instance(*_: Any, **__: Any) -> Any:
+        raise DagsterInvariantViolationError("A server of a location has no instance")
+
+    utils.get_instance_for_cli = no_instance
+
+
 if __name__ == "__main__":
+    stay_small()
     server.DagsterApiServer = LocationServer  # type: ignore[misc]
     cli(["api", "grpc", *sys.argv[1:]])

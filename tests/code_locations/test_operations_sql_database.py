@@ -49,6 +49,7 @@ def test_all_days_are_one_run_and_a_busy_day_another_and_all_adds_up(location: L
     [(changed,)] = demo_shop.execute("SELECT count(*) FROM orders WHERE updated_at > now() - interval '1 hour'")
     report = location.load(*CHANGES, partition=one(datetime.now(UTC).date().isoformat()))
 
+    assert report["success"], report["failures"]
     assert report["rows"]["orders"] == changed
     assert set(report["checks"].values()) == {True}
     for table, amount in (("orders", "total"), ("order_items", "quantity * unit_price")):
