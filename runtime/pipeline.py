@@ -20,6 +20,7 @@ from dlt.common.schema.utils import get_merge_strategy
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
+from runtime import normalize  # noqa: F401  # dlt takes its normalizer from there
 from runtime.retries import disk_is_full, retrying
 from runtime.sweep import staging_layout, sweep_staging
 from runtime.warehouse import data_directory, waiting_lock, warehouse_turn

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import dlt
@@ -174,20 +175,18 @@ def _read(
         items = _items(page, api.repository)
         fresh = [item for item in items if since is None or item[stream.moment] >= since]
         wanted = fresh[: left + len(seen)]  # an item costs requests, and no more than `seen` drop out again
-        rows, digests = [], {}
+        rows = []
         for row in stream.rows(api, wanted):
-            key, digest = stream.key(row), digest128(json.dumps(row))
-            if seen.get(key) != digest:
+            key = stream.key(row)
+            if key not in seen or seen[key] != _digest(row):
                 rows.append(row)
-                digests[key] = digest
         cut = len(wanted) < len(fresh) or len(rows) > left
         rows = rows[:left]
         left -= len(rows)
-        for row in rows:
-            if cursor is None or row[stream.moment] > cursor:
-                cursor, at_cursor = row[stream.moment], {}
-            if row[stream.moment] == cursor:
-                at_cursor[stream.key(row)] = digests[stream.key(row)]
+        newest = max((row[stream.moment] for row in rows), default="")
+        if cursor is None or newest > cursor:
+            cursor, at_cursor = newest or None, {}
+        at_cursor |= {stream.key(row): _digest(row) for row in rows if row[stream.moment] == cursor}
         if rows:
             yield rows
         reached_old = len(fresh) < len(items)
@@ -198,6 +197,10 @@ def _read(
             break
     if cursor is None:  # an empty repository: its tables exist all the same
         yield dlt.mark.materialize_table_schema()
+
+
+def _digest(row: Node) -> str:
+    return digest128(json.dumps(row))
 
 
 def _items(page: Node, repository: str) -> list[Node]:
@@ -214,7 +217,7 @@ def _thread_rows(api: GraphQL, threads: list[Node]) -> list[Node]:
         api.complete(thread, "reactions")
         api.complete(thread, "comments")
     comments = [comment for thread in threads for comment in thread["comments"]["nodes"] if comment]
-    api.add_reactions([one for one in comments if any(group["createdAt"] for group in one["reactionGroups"] or ())])
+    api.add_reactions([one for one in comments if any(map(_CREATED_AT, one["reactionGroups"] or ()))])
     return [
         api.names
         | {field: thread[field] for field in _THREAD_FIELDS}
@@ -299,6 +302,7 @@ _ISSUES = _Stream(helpers.ISSUES, "updatedAt", True, _thread_rows, lambda row: s
 _PULL_REQUESTS = _Stream(helpers.PULL_REQUESTS, "updatedAt", False, _thread_rows, _ISSUES.key)
 _STARGAZERS = _Stream(helpers.STARGAZERS, "starredAt", False, _stargazer_rows, lambda row: str(row["user"]["login"]))
 
+_CREATED_AT = itemgetter("createdAt")
 _COMMENT_FIELDS = ("id", "url", "body", "authorAssociation", "createdAt")
 _THREAD_FIELDS = ("number", "title", "closed", "closedAt", "state", "updatedAt", *_COMMENT_FIELDS[1:])
 
