@@ -30,6 +30,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import dlt
+import pyarrow as pa
 from botocore.exceptions import BotoCoreError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 from dlt.common import logger
@@ -42,6 +43,7 @@ from dlt.extract.exceptions import ResourceExtractionError
 from dlt.sources.filesystem import filesystem
 from fsspec import AbstractFileSystem
 
+from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns
 from dlt_sources.http import PermanentSourceError, TransientSourceError
 
 __all__ = ["filesystem_tables", "list_files"]
@@ -73,9 +75,6 @@ def list_files(tables: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 def _resource(table: str, file_format: str, broken: dict[str, str], full_reload: bool) -> DltResource:
     def rows() -> Iterator[Any]:
-        from dlt_sources.filesystem import readers  # pyarrow comes with it: 50 MB that only a load needs
-
-        read = readers.READERS[file_format]
         state = dlt.current.resource_state()
         is_first = "files" not in state
         loaded: dict[str, str] = state.get("files", {})
@@ -93,14 +92,15 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                         continue
                     # Once to the end before the first row is passed on: no row of a broken file is ever loaded.
                     count = 0
-                    for batch in read(copy):
+                    for batch in READERS[file_format](copy):
                         count += len(batch)
-                        readers.check_columns(batch, table, reserved=_COLUMNS)
+                        if isinstance(batch, pa.RecordBatch):
+                            check_columns(batch.schema, table, reserved=_COLUMNS)
                     copy.seek(0)
                     if path in loaded and not count:
-                        yield readers.emptied(path, file_format)
-                    yield from readers.with_origin(read(copy), path, item["modification_date"])
-            except readers.BrokenFile as error:
+                        yield _emptied(path, file_format)
+                    yield from _with_file(READERS[file_format](copy), item)
+            except BrokenFile as error:
                 broken[path] = str(error)
                 logger.error(f"{path} is broken and was left out, {error}")
             else:
@@ -122,6 +122,31 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
 
 def _mark(item: Mapping[str, Any]) -> str:
     return f"{item['modification_date'].isoformat()} {item['size_in_bytes']}"
+
+
+def _with_file(batches: Iterator[Rows], item: FileItemDict) -> Iterator[Rows]:
+    """The rows of a file, and with each where it is from."""
+    path, modified, row = item["relative_path"], item["modification_date"], 0
+    for batch in batches:
+        numbers = range(row + 1, row + len(batch) + 1)
+        row += len(batch)
+        if isinstance(batch, pa.RecordBatch):
+            origin = ([path] * len(batch), [modified] * len(batch), numbers)
+            for field, values in zip(_ORIGIN, origin, strict=True):
+                batch = batch.append_column(field, pa.array(values, field.type))
+            yield batch
+        else:
+            yield [
+                {**fields, "_file": path, "_file_modified_at": modified, "_file_row": number}
+                for number, fields in zip(numbers, batch, strict=True)
+            ]
+
+
+def _emptied(path: str, file_format: str) -> Rows:
+    """A row that deletes all rows of the file and is itself not loaded: the file may have none any more."""
+    rows = [{"_file": path, "_file_row": 0, "_file_emptied": True}]
+    schema = pa.schema([*_ORIGIN, pa.field("_file_emptied", pa.bool_())])
+    return rows if file_format == "jsonl" else pa.RecordBatch.from_pylist(rows, schema)
 
 
 def _files(table: str, file_format: str) -> list[FileItemDict]:
@@ -201,8 +226,6 @@ def _explained(url: str) -> Iterator[None]:
 @contextmanager
 def _copy(item: FileItemDict) -> Iterator[IO[bytes] | None]:
     """The file's content, unpacked, in a temporary file; None if it was changed or removed meanwhile."""
-    from dlt_sources.filesystem.readers import BrokenFile
-
     folder = Path(dlt.current.run_context().data_dir)  # on a disk, which /tmp in a container is not
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as copy:
@@ -226,6 +249,11 @@ def _copy(item: FileItemDict) -> Iterator[IO[bytes] | None]:
         yield copy if same else None
 
 
+_ORIGIN = (
+    pa.field("_file", pa.string(), nullable=False),
+    pa.field("_file_modified_at", pa.timestamp("us", "UTC")),
+    pa.field("_file_row", pa.int64()),
+)
 _COLUMNS: TTableSchemaColumns = {
     "_file": {"data_type": "text", "description": "The file, below the folder or bucket."},
     "_file_modified_at": {"data_type": "timestamp", "description": "The file's modification date when it was loaded."},

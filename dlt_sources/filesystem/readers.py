@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import datetime
 from typing import IO, Any, TypeAlias
 
 import dlt
@@ -16,11 +15,6 @@ Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
 
 ROWS_AT_A_TIME = 10_000
 ROW_BYTES = 32 * 1024 * 1024  # of one row of a CSV file: pyarrow reads in blocks, and a row has to fit into one
-ORIGIN = (
-    pa.field("_file", pa.string(), nullable=False),
-    pa.field("_file_modified_at", pa.timestamp("us", "UTC")),
-    pa.field("_file_row", pa.int64()),
-)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 csv.field_size_limit(ROW_BYTES)  # for the whole process; Python's own limit of 131,072 is less than a long text
 
@@ -120,15 +114,13 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
 }
 
 
-def check_columns(rows: Rows, table: str, reserved: Collection[str]) -> None:
-    """Refuses typed columns that would not fit into those that the table has by now, or would share a name."""
-    if not isinstance(rows, pa.RecordBatch):
-        return
+def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> None:
+    """Refuses columns that would not fit into those that the table has by now, or would share a name."""
     schema = dlt.current.source_schema()
     known = schema.tables.get(schema.naming.normalize_table_identifier(table), {"columns": {}})["columns"]
     names = {name: name for name in reserved}
     try:
-        columns = py_arrow_to_table_schema_columns(rows.schema)
+        columns = py_arrow_to_table_schema_columns(given)
     except UnsupportedArrowTypeException as error:
         raise BrokenFile(f"no column can hold the type {error.arrow_type} of {error.field_name}") from error
     for name, column in columns.items():
@@ -139,28 +131,3 @@ def check_columns(rows: Rows, table: str, reserved: Collection[str]) -> None:
         old, new = known.get(normalized, {}).get("data_type"), column.get("data_type")
         if old and new and old != new:
             raise BrokenFile(f"the column {name} is {new} here, and {old} in the table")
-
-
-def with_origin(batches: Iterator[Rows], path: str, modified: datetime) -> Iterator[Rows]:
-    """The rows of a file, and with each where it is from."""
-    row = 0
-    for batch in batches:
-        numbers = range(row + 1, row + len(batch) + 1)
-        row += len(batch)
-        if isinstance(batch, pa.RecordBatch):
-            origin = ([path] * len(batch), [modified] * len(batch), numbers)
-            for field, values in zip(ORIGIN, origin, strict=True):
-                batch = batch.append_column(field, pa.array(values, field.type))
-            yield batch
-        else:
-            yield [
-                {**fields, "_file": path, "_file_modified_at": modified, "_file_row": number}
-                for number, fields in zip(numbers, batch, strict=True)
-            ]
-
-
-def emptied(path: str, file_format: str) -> Rows:
-    """A row that deletes all rows of the file and is itself not loaded: the file may have none any more."""
-    rows = [{"_file": path, "_file_row": 0, "_file_emptied": True}]
-    schema = pa.schema([*ORIGIN, pa.field("_file_emptied", pa.bool_())])
-    return rows if file_format == "jsonl" else pa.RecordBatch.from_pylist(rows, schema)

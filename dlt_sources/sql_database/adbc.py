@@ -7,31 +7,28 @@ the zone of a timestamptz. A million rows take 0.4 of the time that `pyarrow` ta
 from collections.abc import Callable, Iterator
 from functools import cache
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import adbc_driver_postgresql.dbapi
+import pyarrow as pa
+from adbc_driver_manager.dbapi import Connection
 from dlt.common.configuration.container import Container
 from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.libs.pyarrow import dlt_column_to_arrow_field
 from dlt.sources.sql_database import BaseTableLoader
 from sqlalchemy.dialects import postgresql
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from adbc_driver_manager.dbapi import Connection
-
-# The driver and pyarrow are imported where they are used: 50 MB that only a load needs.
 _connecting = Lock()
 
 
-def connect(url: str) -> "Connection":
+def connect(url: str) -> Connection:
     """A connection, by what an earlier one has learned: to ask for all types of a server takes 20 times as long."""
     with _connecting:
         return _first_connection(url).adbc_clone()
 
 
 @cache
-def _first_connection(url: str) -> "Connection":
-    import adbc_driver_postgresql.dbapi
-
+def _first_connection(url: str) -> Connection:
     first: Connection = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)  # stays, and in no transaction
     return first
 
@@ -39,10 +36,8 @@ def _first_connection(url: str) -> "Connection":
 class AdbcTableLoader(BaseTableLoader):
     """Yields one Arrow table per batch, its columns of the types that dlt has reflected."""
 
-    def load_rows(self, backend_kwargs: dict[str, Any] | None = None) -> Iterator["pa.Table"]:
+    def load_rows(self, backend_kwargs: dict[str, Any] | None = None) -> Iterator[pa.Table]:
         """`backend_kwargs["connect"]` opens a connection to the database."""
-        import pyarrow as pa
-
         connect: Callable[[], Connection] = (backend_kwargs or {})["connect"]
         # COPY takes no parameters. A named style, as the driver's own would double each % in the name of a column.
         dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -53,10 +48,7 @@ class AdbcTableLoader(BaseTableLoader):
                 if batch.num_rows:
                     yield self._typed(pa.Table.from_batches([batch]))
 
-    def _typed(self, table: "pa.Table") -> "pa.Table":
-        import pyarrow as pa
-        from dlt.common.libs.pyarrow import dlt_column_to_arrow_field
-
+    def _typed(self, table: pa.Table) -> pa.Table:
         caps = Container().get(DestinationCapabilitiesContext) or DestinationCapabilitiesContext.generic_capabilities()
         fields = [dlt_column_to_arrow_field(self.columns[name], caps, "UTC") for name in table.column_names]
         columns = []

@@ -101,6 +101,7 @@ def test_a_transaction_that_commits_late_is_seen_when_its_day_is_read_again(
 def test_dimensions_load_whole(location: Location) -> None:
     for _ in range(2):
         report = location.load(*DIMENSIONS)
+        assert report["success"], report["failures"]
         assert report["rows"] == {"customers": 5_000, "products": 500}
         assert set(report["checks"].values()) == {True}
         assert location.sql("SELECT count(*), count(credit_limit) FROM customers") == [(5_000, 4_286)]
@@ -180,7 +181,7 @@ def test_importing_needs_no_secret_no_database_and_no_warehouse(location: Locati
 
 def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("FILESYSTEM_TABLES", "stock:parquet")
+    monkeypatch.setenv("FILESYSTEM_TABLES", "deliveries:csv,clicks:jsonl,stock:parquet")
     from code_locations.operations.definitions import defs
 
     specs = {
@@ -197,7 +198,7 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_the_schedule_reads_yesterday_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("FILESYSTEM_TABLES", "stock:parquet")
+    monkeypatch.setenv("FILESYSTEM_TABLES", "deliveries:csv,clicks:jsonl,stock:parquet")
     from code_locations.operations.definitions import defs
 
     schedule = defs.resolve_schedule_def("sql_database_every_hour")
