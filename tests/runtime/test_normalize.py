@@ -86,6 +86,7 @@ def _plain(row: dict[str, Any], numbers: Any, found: Any, load: str) -> str:
     return f"{place} {root} {fields}".replace(load, "LOAD")
 
 
+@pytest.mark.timeout(300)  # each example is two pipelines
 @settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(ITEMS, st.sampled_from(["append", "merge"]), st.sampled_from([None, 1]))
 def test_any_items_become_what_dlt_makes_of_them(items: list[Any], disposition: str, nesting: int | None) -> None:
