@@ -24,7 +24,7 @@ class OneStatementALine(SqlLoadJob):
     """dlt's job, which would also split a statement that has semicolons of its own: in a block, or in a file's path."""
 
     def _split_fragments(self, sql: str) -> list[str]:
-        return sql.splitlines()
+        return [statement for statement in sql.split("\n") if statement.strip()]
 
 
 class MergedFromFile(RunnableLoadJob, HasFollowupJobs):
