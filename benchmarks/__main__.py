@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "streams": streams.run,
     "growth": growth.run,
     "orchestration": orchestration.run,
+    "backfills": orchestration.backfills,
     "at-rest": orchestration.at_rest,
     "isolation": isolation.run,
 }
