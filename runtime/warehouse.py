@@ -1,10 +1,12 @@
 """Where loads go: the `WAREHOUSE` switch, the pipelines that point at it, and turns on a DuckDB file."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,7 @@ def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
         pipeline_name=pipeline_name,
         dataset_name=dataset_name,
         destination=_destination(),
-        pipelines_dir=_import_directory().name,
+        pipelines_dir=_import_directory(),
     )
 
 
@@ -213,5 +215,8 @@ def _configured(destination: str, key: str) -> bool:
 
 
 @cache
-def _import_directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="dlt-import-")
+def _import_directory() -> str:
+    """Removed when the process ends, a run's too: those are forks, which `tempfile.TemporaryDirectory` does not see."""
+    path = tempfile.mkdtemp(prefix="dlt-import-")
+    Finalize(None, shutil.rmtree, args=(path, True), exitpriority=0)
+    return path

@@ -80,6 +80,14 @@ def test_no_staging_dataset_is_left(stack: Stack, loaded: list[str]) -> None:
     assert sorted(name for [name] in datasets) == [f"raw_{source}" for source in DATASETS]
 
 
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_no_run_leaves_files_in_the_memory_of_its_container(stack: Stack, loaded: list[str], location: str) -> None:
+    def left() -> list[str]:
+        return stack.compose("exec", "-T", location, "find", "/tmp", "-name", "dlt-import-*").stdout.split()
+
+    wait_for(lambda: len(left()) <= 1, 10, "only the server's own folder to be there")
+
+
 def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
     checks = [event["evaluation"] for run in loaded for event in stack.events(run) if event.get("evaluation")]
 
