@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -48,3 +49,17 @@ def test_the_process_that_runs_are_forks_of_has_one_thread() -> None:
     code = "import os, runtime.preload; print(len(os.listdir('/proc/self/task')))"
     counted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert counted.stdout == "1\n", counted.stderr
+
+
+def test_a_run_takes_its_import_folder_with_it() -> None:
+    script = """
+import multiprocessing
+from runtime.warehouse import warehouse_pipeline
+run = multiprocessing.get_context("fork").Process(target=lambda: print(warehouse_pipeline("p", "d").pipelines_dir))
+run.start(), run.join()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    folder = Path(done.stdout.strip())
+
+    assert folder.name.startswith("dlt-import-")
+    assert not folder.exists()

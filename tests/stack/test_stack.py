@@ -85,7 +85,7 @@ def test_no_run_leaves_files_in_the_memory_of_its_container(stack: Stack, loaded
     def left() -> list[str]:
         return stack.compose("exec", "-T", location, "find", "/tmp", "-name", "dlt-import-*").stdout.split()
 
-    wait_for(lambda: len(left()) <= 1, 10, "only the server's own folder to be there")
+    assert wait_for(lambda: len(left()) <= 1, 10, "only the server's own folder to be there")
 
 
 def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
