@@ -35,7 +35,7 @@ def limits() -> None:
         axis.bar_label(axis.containers[0], fmt="%.2f", padding=2)
         axis.set_title(work, loc="left", fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(FOLDER / "limit.svg")
+    figure.savefig(FOLDER / "limit.svg", metadata={"Date": None})
 
 
 def growth() -> None:
@@ -53,7 +53,7 @@ def growth() -> None:
     axis.set_ylabel("seconds")
     axis.grid(which="major", alpha=0.3)
     axis.legend(frameon=False)
-    figure.savefig(FOLDER / "growth.svg")
+    figure.savefig(FOLDER / "growth.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
