@@ -57,10 +57,11 @@ def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipelin
 def tables_of(resource_name: str, schema: Schema) -> dict[str, TTableSchema]:
     """A resource's tables in the order of the schema, each followed by its descendants."""
     tables: dict[str, TTableSchema] = {}
-    for table in schema.data_tables():
+    for name, table in schema.tables.items():
         parent = table.get("parent")
-        if parent in tables if parent else table.get("resource") == resource_name:
-            tables[str(table["name"])] = table
+        ours = parent in tables if parent else table.get("resource") == resource_name
+        if ours and schema.get_table_columns(name):  # asked of ours alone: of all, it would grow with their square
+            tables[name] = table
     return tables
 
 
