@@ -13,6 +13,7 @@ from dlt.common.destination.client import JobClientBase
 from dlt.common.pipeline import LoadInfo
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TTableSchema
+from dlt.common.schema.utils import get_nested_tables
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.extract.resource import DltResource
@@ -55,14 +56,11 @@ def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipelin
 
 
 def tables_of(resource_name: str, schema: Schema) -> dict[str, TTableSchema]:
-    """A resource's tables in the order of the schema, each followed by its descendants."""
-    tables: dict[str, TTableSchema] = {}
-    for name, table in schema.tables.items():
-        parent = table.get("parent")
-        ours = parent in tables if parent else table.get("resource") == resource_name
-        if ours and schema.get_table_columns(name):  # asked of ours alone: of all, it would grow with their square
-            tables[name] = table
-    return tables
+    """A resource's tables that have columns, each followed by its descendants."""
+    roots = [name for name, table in schema.tables.items() if table.get("resource") == resource_name]
+    tables = {str(table["name"]): table for root in roots for table in get_nested_tables(schema.tables, root)}
+    # Asked of these alone: `schema.data_tables()` asks it of all, and a load's time would grow with their square.
+    return {name: table for name, table in tables.items() if schema.get_table_columns(name)}
 
 
 def _rows_sent(pipeline: dlt.Pipeline) -> Mapping[str, int]:
