@@ -45,7 +45,7 @@ stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
 
-bench: .venv/synced ## measures side by side and writes benchmarks/README.md: two to four hours on a quiet machine; SECTION=… one alone
+bench: .venv/synced ## measures side by side and writes benchmarks/README.md: hours, on a quiet machine; SECTION=… one alone
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks $(SECTION)
 	@$(UV) run --locked --isolated --only-group bench python benchmarks/plot.py
 
