@@ -36,7 +36,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     if "--small" in sys.argv:
-        print(databases.run(10_000, rounds=1), apis.run(100, rounds=1), isolation.run(10_000, rounds=1), sep="\n\n")
+        for run, size in ((databases.run, 10_000), (apis.run, 100), (isolation.run, 10_000)):
+            print(run(size, rounds=1), end="\n\n", flush=True)
         return
     RESULTS.mkdir(exist_ok=True)
     for name in sys.argv[1:] or SECTIONS:

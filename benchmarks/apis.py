@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,15 @@ CONTENDERS = {
 }
 OWNER, NAME = "sandbox", "bench"
 EACH = 4  # comments and reactions of an issue
-CHECKSUMS = [
-    "SELECT count(*), sum(number), count(DISTINCT title), min(created_at), max(updated_at), max(author__login), "
-    "sum(comments_total_count) FROM raw.issues",
-    "SELECT count(*), count(DISTINCT id), min(body), max(created_at), max(author__login) FROM raw.issues__comments",
-    "SELECT count(*), count(DISTINCT content), max(created_at), max(user__login) FROM raw.issues__reactions",
-]
+# What has to be the same, by table. The limit, too, calls what links a child to its issue as dlt does.
+COLUMNS = {
+    "issues": "repository_owner, repository_name, number, url, title, body, state, closed, author_association, "
+    "author__login, author__avatar_url, author__url, created_at, updated_at, closed_at, reactions_total_count, "
+    "comments_total_count",
+    "issues__comments": "id, url, body, author_association, author__login, author__avatar_url, author__url, created_at",
+    "issues__reactions": "content, created_at, user__login, user__avatar_url, user__url",
+}
+DIGEST = "any_value(typeof({column})), md5(string_agg(coalesce({column}::text, 'NULL'), ',' ORDER BY {order}))"
 
 
 def run(issues: int = 10_000, rounds: int = 5) -> str:
@@ -64,9 +67,12 @@ def loaded(name: str, url: str) -> tuple[Measured, list[Any]]:
     """One load into an empty file, and the checksums of what is there then."""
     import duckdb
 
+    from dlt_sources.github.helpers import ISSUES
+
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/warehouse.duckdb"
         environment = QUIET | {
+            "QUERY": ISSUES,  # the limit does not import dlt to know it
             "SOURCES__GITHUB__API_BASE_URL": url,
             "SOURCES__GITHUB__ACCESS_TOKEN": "sandbox-token",
             "WAREHOUSE": "duckdb",
@@ -76,7 +82,17 @@ def loaded(name: str, url: str) -> tuple[Measured, list[Any]]:
         done = measure("benchmarks.apis", name, environment=environment, says_seconds=name == FORK)
         with duckdb.connect(file, read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            return done, [connection.execute(sql).fetchall() for sql in CHECKSUMS]
+            return done, [checksum(connection, name, columns.split(", ")) for name, columns in COLUMNS.items()]
+
+
+def checksum(connection: Any, name: str, columns: list[str]) -> Any:
+    """How many rows of issues there are; of each column its type, and a digest of its values in their order."""
+    link, order = ("_dlt_parent_id", "issue_number, _dlt_list_idx") if "__" in name else ("_dlt_id", "issue_number")
+    digests = ", ".join(DIGEST.format(column=column, order=order) for column in columns)
+    issues = "(SELECT _dlt_id AS issue_id, number AS issue_number FROM raw.issues)"
+    return connection.execute(
+        f"SELECT count(*), {digests} FROM raw.{name} JOIN {issues} ON issue_id = {link}"
+    ).fetchone()
 
 
 @contextmanager
@@ -91,10 +107,14 @@ def api(issues: int) -> Iterator[str]:
 
 
 @contextmanager
-def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
-    """The URL of a server that asks the sandbox's GitHub once, then answers from memory after `latency` seconds."""
+def replayed(sandbox: "Sandbox", latency: float = 0.0, at_once: int | None = None) -> Iterator[str]:
+    """The URL of a server that asks the sandbox's GitHub once, then answers from memory after `latency` seconds.
+
+    Of more than `at_once` requests, some wait.
+    """
     sandbox.settings(graphql_points=10_000_000, graphql_points_per_minute=10_000_000)
     answers: dict[bytes, tuple[int, bytes]] = {}
+    place: Any = threading.Semaphore(at_once) if at_once else nullcontext()
 
     class Replay(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -108,7 +128,8 @@ def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
                 answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
                 answers[asked] = answer.status_code, answer.content
             status, body = answers[asked]
-            time.sleep(latency)
+            with place:
+                time.sleep(latency)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -163,13 +184,11 @@ def _dlt() -> None:
 
 
 def _fetch() -> None:
-    import json
     from pathlib import Path
 
     import duckdb
+    import orjson
     import requests
-
-    from dlt_sources.github.helpers import ISSUES
 
     pages = Path(os.environ["DLT_DATA_DIR"])
     pages.mkdir()
@@ -179,14 +198,14 @@ def _fetch() -> None:
         for number in range(sys.maxsize):
             variables = {"owner": OWNER, "name": NAME} | ({"after": after} if after else {}) | PAGE
             url = f"{os.environ['SOURCES__GITHUB__API_BASE_URL']}/graphql"
-            answer = session.post(url, json={"query": ISSUES, "variables": variables}).content
+            answer = session.post(url, json={"query": os.environ["QUERY"], "variables": variables}).content
             (pages / f"{number:06}.json").write_bytes(answer)
-            info = json.loads(answer)["data"]["repository"]["items"]["pageInfo"]
+            info = orjson.loads(answer)["data"]["repository"]["items"]["pageInfo"]
             after, more = info["endCursor"], info["hasNextPage"]
             if not more:
                 break
     with duckdb.connect(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]) as target:
-        target.execute(TABLES.format(pages=pages))
+        target.execute(TABLES.format(pages=pages, owner=OWNER, name=NAME))
 
 
 PAGE = {"first": 100, "inner": 100}
@@ -194,19 +213,28 @@ TABLES = """
 SET TimeZone = 'UTC'; CREATE SCHEMA raw;
 CREATE TEMP TABLE items AS SELECT unnest(data.repository.items.nodes) AS item FROM read_json('{pages}/*.json');
 CREATE TABLE raw.issues AS SELECT
-    item.number, item.url, item.title, item.body, item.closed, item.state, item.authorAssociation AS author_association,
-    item.author.login AS author__login, item.author.avatarUrl AS author__avatar_url, item.author.url AS author__url,
+    '{owner}' AS repository_owner, '{name}' AS repository_name, item.number, item.url, item.title, item.body,
+    item.state, item.closed, item.authorAssociation AS author_association, item.author.login AS author__login,
+    item.author.avatarUrl AS author__avatar_url, item.author.url AS author__url,
     item.createdAt::timestamptz AS created_at, item.updatedAt::timestamptz AS updated_at,
-    item.closedAt::text::timestamptz AS closed_at,
-    item.reactions.totalCount AS reactions_total_count, item.comments.totalCount AS comments_total_count
+    item.closedAt::text::timestamptz AS closed_at, item.reactions.totalCount AS reactions_total_count,
+    item.comments.totalCount AS comments_total_count, item.number AS _dlt_id
 FROM items;
-CREATE TABLE raw.issues__comments AS SELECT number, node.id, node.url, node.body, node.author.login AS author__login,
+CREATE TABLE raw.issues__comments AS SELECT node.id, node.url, node.body,
+    node.authorAssociation AS author_association, node.author.login AS author__login,
     node.author.avatarUrl AS author__avatar_url, node.author.url AS author__url,
-    node.createdAt::timestamptz AS created_at
-FROM (SELECT item.number, unnest(item.comments.nodes) AS node FROM items);
-CREATE TABLE raw.issues__reactions AS SELECT number, node.content, node.createdAt::timestamptz AS created_at,
-    node.user.login AS user__login, node.user.avatarUrl AS user__avatar_url, node.user.url AS user__url
-FROM (SELECT item.number, unnest(item.reactions.nodes) AS node FROM items);
+    node.createdAt::timestamptz AS created_at, number AS _dlt_parent_id, place AS _dlt_list_idx
+FROM (
+    SELECT item.number, unnest(item.comments.nodes) AS node, generate_subscripts(item.comments.nodes, 1) AS place
+    FROM items
+);
+CREATE TABLE raw.issues__reactions AS SELECT node.content, node.createdAt::timestamptz AS created_at,
+    node.user.login AS user__login, node.user.avatarUrl AS user__avatar_url, node.user.url AS user__url,
+    number AS _dlt_parent_id, place AS _dlt_list_idx
+FROM (
+    SELECT item.number, unnest(item.reactions.nodes) AS node, generate_subscripts(item.reactions.nodes, 1) AS place
+    FROM items
+);
 """
 
 

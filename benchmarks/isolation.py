@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.measure import QUIET, Measured, measure, postgres, spread, table, take_turns
 
 STOCK, OURS = "stock", "ours"
+COLUMNS = ["id", *(f"column_{number}" for number in range(11))]
 
 
 def run(rows: int = 1_000_000, rounds: int = 5) -> str:
@@ -41,10 +42,33 @@ def compare(warehouse: str, rows: int, rounds: int) -> Iterator[tuple[str, list[
             one_load(rows or 1, name, environment)
         contenders = {name: partial(one_load, rows, name, environment) for name, environment in warehouses.items()}
         yield from take_turns(contenders, rounds).items()
+        for name, environment in warehouses.items():
+            assert (found := sums(warehouse, environment)) == sums_of(rows or 1), f"{name} has loaded {found}"
 
 
 def one_load(rows: int, resource: str, environment: Mapping[str, str]) -> Measured:
     return measure("benchmarks.isolation", str(rows), resource, environment=environment, says_seconds=True)
+
+
+def sums(warehouse: str, environment: Mapping[str, str]) -> tuple[int, ...]:
+    """The number of rows in the warehouse, and the sum of each column."""
+    target = environment[f"DESTINATION__{warehouse.upper()}__CREDENTIALS"]
+    columns = ", ".join(f"sum({name})" for name in COLUMNS)
+    with closing(_open(target, warehouse)) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(f"SELECT count(*), {columns} FROM raw_numbers.numbers")
+        return tuple(map(int, cursor.fetchone()))
+
+
+def sums_of(rows: int) -> tuple[int, ...]:
+    """What they are if all is there."""
+    return (rows, *[rows * (rows - 1) // 2] * len(COLUMNS))
+
+
+def _open(target: str, warehouse: str) -> Any:
+    import duckdb
+    import psycopg2
+
+    return duckdb.connect(target, read_only=True) if warehouse == "duckdb" else psycopg2.connect(target)
 
 
 @contextmanager
@@ -72,7 +96,7 @@ def load(rows: int, resource: str) -> None:
     from runtime.warehouse import warehouse_pipeline
 
     numbers = pa.array(range(rows), pa.int64())
-    table = pa.table({"id": numbers} | {f"column_{i}": numbers for i in range(11)})
+    table = pa.table(dict.fromkeys(COLUMNS, numbers))
 
     @dlt.source(name="numbers", section="numbers")
     def numbers_source() -> Any:

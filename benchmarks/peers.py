@@ -14,14 +14,22 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from benchmarks.databases import FORK, LIMIT, OURS, SOURCE, _execute
+from benchmarks.databases import (
+    FORK,
+    LIMIT,
+    OURS,
+    Columns,
+    changed,
+    columns_in_duckdb,
+    columns_in_postgres,
+    make_source,
+)
 from benchmarks.isolation import empty
 from benchmarks.measure import Measured, measure, measure_command, postgres, spread, table, take_turns
 
@@ -43,40 +51,13 @@ TARGETS = {
 }
 # More than a minute for a million rows, by what a tenth of them takes.
 SLOW = (SINGER, STOCK)
-# The values of each column, as both databases cast them, whatever their type has become.
-VALUES = {
-    "id": "CAST(id AS bigint)",
-    "customer_id": "CAST(customer_id AS bigint)",
-    "title": "title",
-    "reference": "reference",
-    "note": "note",
-    "total": "CAST(total AS numeric(14, 2))",
-    "weight": "CAST(weight AS numeric(14, 2))",
-    "paid": "CAST(paid AS boolean)",
-    "due_on": "CAST(due_on AS date)",
-    "created_at": "CAST(created_at AS timestamptz)",
-    "updated_at": "CAST(updated_at AS timestamptz)",
-    "attributes": "CAST(attributes AS json) ->> 'n'",
-}
-# Types that hold the same.
-ALIKE = {
-    "character varying": "text",
-    "decimal": "numeric",
-    "double": "double precision",
-    "hugeint": "bigint",
-    "integer": "bigint",
-    "json": "jsonb",
-    "varchar": "text",
-}
 
 
 def run(rows: int = 1_000_000, rounds: int = 5) -> str:
     """The table, in Markdown."""
     lines = []
     with postgres() as source:
-        _execute(source, SOURCE.format(rows=rows))
-        _execute(source, "VACUUM ANALYZE orders")
-        expected = _columns_in_postgres(source, "public")
+        expected = make_source(source, rows)
         for warehouse in ("duckdb", "postgres"):
             names = [name for name in NAMES if name not in SLOW or rows <= 100_000]
             errors: dict[str, str] = {}
@@ -91,8 +72,8 @@ def run(rows: int = 1_000_000, rounds: int = 5) -> str:
                     lines.append([*line, "failed", "", errors[name]])
                 else:
                     ratio = f"{limit / median(seconds):.2f}"
-                    changed = "; ".join(sorted({one.output for one in found if one.output}))
-                    lines.append([*line, spread(seconds), ratio, changed or "nothing"])
+                    told = "; ".join(sorted({one.output for one in found if one.output}))
+                    lines.append([*line, spread(seconds), ratio, told or "nothing"])
     return table([f"{rows:,} rows", "by", "seconds", "of the limit", "what it changed"], lines)
 
 
@@ -115,7 +96,7 @@ def _load_or_error(name: str, warehouse: str, source: str, expected: Any, errors
     return Measured(math.inf, "")
 
 
-def _load_into_empty(name: str, warehouse: str, source: str, expected: Mapping[str, tuple[str, str]]) -> Measured:
+def _load_into_empty(name: str, warehouse: str, source: str, expected: Columns) -> Measured:
     with tempfile.TemporaryDirectory() as home, empty(warehouse) as environment:
         target = environment[f"DESTINATION__{warehouse.upper()}__CREDENTIALS"]
         environment |= {"BENCHMARK_SOURCE": source, "SOURCES__SQL_DATABASE__CREDENTIALS": source}
@@ -126,54 +107,10 @@ def _load_into_empty(name: str, warehouse: str, source: str, expected: Mapping[s
         else:
             command, settings = COMMANDS[name](Path(home), warehouse, source, target)
             done = measure_command(*command, environment=environment | {"HOME": home} | settings)
-        found = (_columns_in_duckdb if warehouse == "duckdb" else _columns_in_postgres)(target, "raw")
-        changed = "; ".join(_changed(expected, found))
-        assert not changed or name not in (LIMIT, OURS, FORK), f"{name} has not loaded what is there: {changed}"
-        return Measured(done.seconds, changed)
-
-
-def _changed(expected: Mapping[str, tuple[str, str]], found: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """In words, the columns whose type or values are not those of the source."""
-    changes: dict[str, list[str]] = {}
-    for column, (kind, values) in expected.items():
-        found_kind, found_values = found[column]
-        if found_kind != kind:
-            changes.setdefault(f"{kind} → {found_kind}", []).append(column)
-        if found_values != values:
-            changes.setdefault("other values", []).append(column)
-    for change, columns in changes.items():
-        yield f"{', '.join(columns)}: {change}"
-
-
-def _columns_in_postgres(url: str, schema: str) -> dict[str, tuple[str, str]]:
-    import psycopg2
-
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        return _columns(cursor, schema)
-
-
-def _columns_in_duckdb(file: str, schema: str) -> dict[str, tuple[str, str]]:
-    import duckdb
-
-    with duckdb.connect(file, read_only=True) as connection:
-        connection.execute("SET enable_progress_bar = false")
-        return _columns(connection, schema)
-
-
-def _columns(cursor: Any, schema: str) -> dict[str, tuple[str, str]]:
-    """By column of the table, its type and a digest of its values; and how many rows there are."""
-    cursor.execute("SET TimeZone = 'UTC'")
-    cursor.execute(
-        "SELECT column_name, lower(data_type) FROM information_schema.columns "
-        f"WHERE table_schema = '{schema}' AND table_name = 'orders'"
-    )
-    kinds = {column: kind.partition("(")[0] for column, kind in cursor.fetchall()}
-    texts = [f"coalesce(CAST({value} AS text), 'NULL')" for value in VALUES.values()]
-    digests = ", ".join(f"md5(string_agg({text}, ',' ORDER BY id))" for text in texts)
-    cursor.execute(f"SELECT count(*), {digests} FROM {schema}.orders")
-    rows, *values = cursor.fetchone()
-    columns = zip(VALUES, values, strict=True)
-    return {"rows": (f"{rows:,}", "")} | {name: (ALIKE.get(kinds[name], kinds[name]), value) for name, value in columns}
+        found = (columns_in_duckdb if warehouse == "duckdb" else columns_in_postgres)(target, "raw")
+        told = changed(expected, found)
+        assert not told or name not in (LIMIT, OURS, FORK), f"{name} has not loaded what is there: {told}"
+        return Measured(done.seconds, told)
 
 
 Command = tuple[list[str], dict[str, str]]

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
+import numpy
 from matplotlib import pyplot
 
 FOLDER = Path(__file__).parent
@@ -38,8 +39,20 @@ def limits() -> None:
     figure.savefig(FOLDER / "limit.svg", metadata={"Date": None})
 
 
+def fit(points: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """`start + each * amount ** power`, as near to the seconds as it gets: the least squares of the relative errors."""
+    amounts, seconds = numpy.array(points).T
+
+    def with_power(power: float) -> tuple[float, tuple[float, float, float]]:
+        terms = numpy.column_stack([numpy.ones_like(amounts), amounts**power]) / seconds[:, None]
+        (start, each), *_ = numpy.linalg.lstsq(terms, numpy.ones_like(seconds), rcond=None)
+        return float(sum((terms @ [start, each] - 1) ** 2)), (float(start), float(each), power)
+
+    return min(with_power(float(power)) for power in numpy.arange(0.3, 1.7, 0.01))[1]
+
+
 def growth() -> None:
-    """Lines: seconds against the amount of work, both logarithmic."""
+    """Points: seconds against the amount of work, both logarithmic. Lines: what is fitted to them."""
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for work, amount, seconds, _ in rows("growth"):
         if re.fullmatch(r"[\d,]+", amount):
@@ -48,7 +61,11 @@ def growth() -> None:
         return
     figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
     for work, points in lines.items():
-        axis.loglog(*zip(*points, strict=True), marker="o", label=work)
+        start, each, power = fit(points)
+        amounts = numpy.geomspace(points[0][0], points[-1][0], 100)
+        label = f"{work}: {start:.1f} s, and what grows by a power of {power:.2f}"
+        [line] = axis.loglog(amounts, start + each * amounts**power, label=label)
+        axis.loglog(*zip(*points, strict=True), marker="o", linestyle="none", color=line.get_color())
     axis.set_xlabel("rows, or days")
     axis.set_ylabel("seconds")
     axis.grid(which="major", alpha=0.3)

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.databases import FORK, LIMIT
+from benchmarks.databases import ALIKE, FORK, LIMIT
 from benchmarks.isolation import empty
 from benchmarks.measure import Measured, as_a_fork, measure, postgres, spread, table, take_turns
 
@@ -100,21 +100,26 @@ def _load_into_empty(name: str, warehouse: str, source: str, key: str) -> Measur
             done = once()
         target = environment[f"DESTINATION__{warehouse.upper()}__CREDENTIALS"]
         with closing(_open(target, warehouse)) as loaded:
-            found, expected = _digests(loaded.cursor(), shape, "raw."), _digests(cursor, shape, "public.")
+            found, expected = _digests(loaded.cursor(), shape, "raw"), _digests(cursor, shape, "public")
         assert found == expected, f"{name} has not loaded what is there: {found} instead of {expected}"
         return done
 
 
 def _digests(cursor: Any, shape: Shape, schema: str) -> list[dict[str, Any]]:
-    """Of each table, its number of rows and a digest of each column."""
+    """Of each table, its number of rows, its types and a digest of each column."""
     cursor.execute("SET TimeZone = 'UTC'")
     texts = {f"column_{n}": FILLED[n % 4][1].format(name=f"column_{n}") for n in range(shape.columns - 2)}
     texts["changed_at"] = "CAST(changed_at AS text)"
     digests = ", ".join(f"md5(string_agg({text}, ',' ORDER BY id))" for text in texts.values())
     found = []
     for name in shape.names():
-        cursor.execute(f"SELECT count(*), {digests} FROM {schema}{name}")
-        found.append(dict(zip(["rows", *texts], cursor.fetchone(), strict=True)))
+        cursor.execute(
+            "SELECT column_name, lower(data_type) FROM information_schema.columns "
+            f"WHERE table_schema = '{schema}' AND table_name = '{name}'"
+        )
+        kinds = {column: ALIKE.get(kind, kind) for column, kind in cursor.fetchall() if column in texts}
+        cursor.execute(f"SELECT count(*), {digests} FROM {schema}.{name}")
+        found.append(dict(zip(["rows", *texts], cursor.fetchone(), strict=True)) | {"kinds": kinds})
     return found
 
 
