@@ -76,15 +76,15 @@ def read_limit(response: Response) -> Limit | None:
     return Limit("rate limit", seconds_until_reset(response)) if status == 429 or (status == 403 and spent) else None
 
 
-def backoff(attempt: int, config: RuntimeConfiguration) -> float:
+def backoff(attempt: int) -> float:
     """Seconds to wait after a failed attempt: exponential, with jitter, by dlt's `RUNTIME__REQUEST_*` settings."""
+    config = resolve_configuration(RuntimeConfiguration())
     delay = config.request_backoff_factor * 2.0 ** min(attempt - 1, 16)
     return min(delay, config.request_max_retry_delay) * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def pause(seconds: float) -> None:
-    """Sleep, but end at once when the run is, or was, told to stop."""
-    signals.raise_if_signalled()
+    """Sleep, but end at once when the run is told to stop."""
     signals.sleep(seconds)
     signals.raise_if_signalled()
 
@@ -178,7 +178,7 @@ class Vendor:
             # Never before the time that the vendor named, and not all workers at that very moment.
             named = getattr(_error(state), "wait", None)
             jitter = random.random()  # noqa: S311
-            return max(backoff(state.attempt_number, config), 0.0 if named is None else named + jitter)
+            return max(backoff(state.attempt_number), 0.0 if named is None else named + jitter)
 
         def stop(state: RetryCallState) -> bool:
             if state.idle_for + state.upcoming_sleep > max_wait:

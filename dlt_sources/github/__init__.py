@@ -24,7 +24,7 @@ from dlt.extract import DltResource
 from dlt.extract.hints import TResourceNestedHints
 
 from dlt_sources.github import helpers
-from dlt_sources.github.helpers import GITHUB, GraphQL, Node, PageSize, Turn, rest_client
+from dlt_sources.github.helpers import GITHUB, GraphQL, Node, PageSize, rest_client
 
 __all__ = ["github_reactions", "github_repo_events", "github_stargazers", "github_totals"]
 
@@ -49,16 +49,15 @@ def github_reactions(
     of them: if `max_items` cuts them, the cursor stays where it was, and a load without the bound brings the rest.
     """
     _check(items_per_page)
-    turn = Turn()
 
     def issues() -> Iterator[Any]:
         """Issues of a GitHub repository, one row per repository and number, brought up to date as they change."""
-        api = GraphQL(owner, name, access_token, turn)
+        api = GraphQL(owner, name, access_token)
         yield from _read(api, _ISSUES, items_per_page, max_items, full_reload)
 
     def pull_requests() -> Iterator[Any]:
         """Pull requests of a GitHub repository, one row per repository and number, updated as they change."""
-        api = GraphQL(owner, name, access_token, turn)
+        api = GraphQL(owner, name, access_token)
         yield from _read(api, _PULL_REQUESTS, items_per_page, max_items, full_reload)
 
     for resource in (issues, pull_requests):
@@ -172,13 +171,9 @@ def _read(
     if left <= 0:
         return
     size = PageSize(min(items_per_page, left))
-    pages = api.pages(stream.query, size, since if stream.ascending else None)
-    for page in pages:
+    for page in api.pages(stream.query, size, since if stream.ascending else None):
         items = _items(page, api.repository)
         fresh = [item for item in items if since is None or item[stream.moment] >= since]
-        reached_old = len(fresh) < len(items)
-        if not reached_old and len(items) < left:  # these cannot be enough
-            pages.ask_ahead()
         wanted = fresh[: left + len(seen)]  # an item costs requests, and no more than `seen` drop out again
         rows = []
         for row in stream.rows(api, wanted):
@@ -194,6 +189,7 @@ def _read(
         at_cursor |= {stream.key(row): _digest(row) for row in rows if row[stream.moment] == cursor}
         if rows:
             yield rows
+        reached_old = len(fresh) < len(items)
         complete = not cut and (reached_old or not page["pageInfo"]["hasNextPage"])
         if cursor and (stream.ascending or complete):  # newest first leaves a gap until it has reached the old
             cursors[api.repository] = {"cursor": cursor, "rows": at_cursor}

@@ -1,11 +1,7 @@
 """GitHub's two APIs as this source needs them: pages of GraphQL that are complete, and errors sorted out."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
-from threading import Lock, Thread
 from typing import Any
 
 from dlt.common import logger
@@ -84,90 +80,39 @@ class PageSize:
         return max(1, 100 * count // self.limit)
 
 
-class Pages(Iterator[Node]):
-    """The pages of a connection, in order. `ask` brings the one after a cursor."""
-
-    def __init__(self, ask: Callable[[str | None], Node]) -> None:
-        self._ask = ask
-        self._next: Callable[[], Node] | None = partial(ask, None)
-
-    def __next__(self) -> Node:
-        if not self._next:
-            raise StopIteration
-        page = self._next()
-        info = page["pageInfo"]
-        self._next = partial(self._ask, info["endCursor"]) if info["hasNextPage"] else None
-        return page
-
-    def ask_ahead(self) -> None:
-        """Asks for the next page, if there is one, while the caller works on this one."""
-        if self._next:
-            self._next = _in_background(self._next).result
-
-
-def _in_background(work: Callable[[], Node]) -> Future[Node]:
-    """What `work` returns or raises. An executor's thread would keep a process that fails meanwhile from ending."""
-    future: Future[Node] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future
-
-
-@dataclass
-class Turn:
-    """What the resources of a load share, so that they ask one at a time, as GitHub wants it, and slow down together.
-
-    https://docs.github.com/en/rest/using-the-rest-api/best-practices-for-using-the-rest-api
-    """
-
-    lock: Lock = field(default_factory=Lock)
-    cost: int = 1  # of the dearest request so far, in points
-    rate: Node | None = None  # what GitHub said last
-
-    def slow_down(self) -> None:
-        if self.rate is None:
-            return
-        self.cost = max(self.cost, self.rate["cost"])
-        wait = (datetime.fromisoformat(self.rate["resetAt"]) - datetime.now(UTC)).total_seconds()
-        if self.rate["remaining"] < self.cost and wait > 0:
-            GITHUB.wait_for(Limit("primary rate limit", wait))
-
-
 class GraphQL:
-    """One repository through GitHub's GraphQL API. Every request goes through `ask`, when it is its turn."""
+    """One repository through GitHub's GraphQL API. Every request goes through `ask`."""
 
-    def __init__(self, owner: str, name: str, access_token: str | None = None, turn: Turn | None = None) -> None:
+    def __init__(self, owner: str, name: str, access_token: str | None = None) -> None:
         self.repository = f"{owner}/{name}"
         self.names = {"repository_owner": owner, "repository_name": name}
         self._variables = {"owner": owner, "name": name}
         self._token = GITHUB.secret(access_token)
         self._client = rest_client(self._token, retry_overload=False)
         self._url = graphql_url(GITHUB.base())
-        self._config = resolve_configuration(RuntimeConfiguration())
+        self._attempts = resolve_configuration(RuntimeConfiguration()).request_max_attempts
+        self._cost = 1
+        self._rate: Node | None = None
         self._nested = PageSize(100)
         self._batch = PageSize(COMMENTS_PER_BATCH)
-        self._turn = turn or Turn()
 
-    def pages(self, query: str, size: PageSize, since: str | None = None) -> Pages:
+    def pages(self, query: str, size: PageSize, since: str | None = None) -> Iterator[Node]:
         """The pages of the connection that a query calls `items`."""
-        return Pages(partial(self._page, query, size, since))
+        after: str | None = None
 
-    def _page(self, query: str, size: PageSize, since: str | None, after: str | None) -> Node:
         def build(first: int) -> tuple[str, Node]:
             place = {"after": after, "since": since, "first": first, "inner": size.inner(first)}
             return query, self._variables | place
 
-        data = self.ask(build, size, f"after cursor {after}")
-        if data.get("repository") is None:
-            raise self._unknown_repository()
-        page: Node = data["repository"]["items"]
-        return page
+        while True:
+            data = self.ask(build, size, f"after cursor {after}")
+            if data.get("repository") is None:
+                raise self._unknown_repository()
+            page: Node = data["repository"]["items"]
+            yield page
+            if not page["pageInfo"]["hasNextPage"]:
+                return
+            after = page["pageInfo"]["endCursor"]
 
     def complete(self, node: Node, field: str) -> None:
         """Make a node's `comments` or `reactions` all of them: a page brings the first 100 only.
@@ -207,29 +152,36 @@ class GraphQL:
                 data = self._post(*build(size.value))
             except OverloadedError as error:
                 attempt, alone = attempt + 1, alone + (size.value == 1)
-                if alone == self._config.request_max_attempts:
+                if alone == self._attempts:
                     trouble = f"Even a single item fails: {self.repository}, {where}."
                     raise TransientSourceError(f"{error} {trouble}") from error
                 size.value = max(1, size.value // 2)
                 logger.warning(f"{error} Next attempt with {size.value} at a time.")
-                pause(min(backoff(min(attempt, self._config.request_max_attempts), self._config), GITHUB.max_wait()))
+                pause(min(backoff(min(attempt, self._attempts)), GITHUB.max_wait()))
             else:
                 size.value = before if alone else size.value  # what fails alone was not too heavy: an outage
                 return data
 
     def _post(self, query: str, variables: Node) -> Node:
+        self._slow_down()
         given = {name: value for name, value in variables.items() if value is not None}
-        with self._turn.lock:
-            self._turn.slow_down()
-            answer = GITHUB.body(self._client.post(self._url, json={"query": query, "variables": given}))
-            answer = answer if isinstance(answer, dict) else {}
-            for error in answer.get("errors") or ():
-                self._judge(error)
-            if not isinstance(answer.get("data"), dict):
-                raise TransientSourceError(f"GitHub sent JSON without data at {self._url}.")
-            data: Node = answer["data"]
-            self._turn.rate = data.pop("rateLimit", None)
+        answer = GITHUB.body(self._client.post(self._url, json={"query": query, "variables": given}))
+        answer = answer if isinstance(answer, dict) else {}
+        for error in answer.get("errors") or ():
+            self._judge(error)
+        if not isinstance(answer.get("data"), dict):
+            raise TransientSourceError(f"GitHub sent JSON without data at {self._url}.")
+        data: Node = answer["data"]
+        self._rate = data.pop("rateLimit", None)
         return data
+
+    def _slow_down(self) -> None:
+        if self._rate is None:
+            return
+        self._cost = max(self._cost, self._rate["cost"])
+        wait = (datetime.fromisoformat(self._rate["resetAt"]) - datetime.now(UTC)).total_seconds()
+        if self._rate["remaining"] < self._cost and wait > 0:
+            GITHUB.wait_for(Limit("primary rate limit", wait))
 
     def _judge(self, error: Node) -> None:
         """Raise what an entry of `errors` means. A missing object below the repository is data, no failure."""

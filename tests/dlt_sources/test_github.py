@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -124,16 +123,6 @@ def test_pages_end_where_the_rows_end(github: Sandbox, warehouse: Warehouse, row
         assert loaded[table] == rows
         assert warehouse.value(f"SELECT count(*) FROM {table}") == rows
         assert requests[operations[table]] == pages
-
-
-def test_the_next_page_is_on_its_way_while_one_is_worked_on(github: Sandbox) -> None:
-    rows = iter(github_stargazers("sandbox", "handbook", items_per_page=30).resources["stargazers"])
-    first = [next(rows) for _ in range(30)]
-    deadline = time.monotonic() + 10
-    while github.counts()["total"] < 2:
-        assert time.monotonic() < deadline, "the second page was not asked for"
-    assert len({row["user"]["login"] for row in [*first, *rows]}) == 90
-    assert github.counts()["total"] == 3
 
 
 def test_few_requests_bring_the_reactions_of_many_comments(github: Sandbox, warehouse: Warehouse) -> None:

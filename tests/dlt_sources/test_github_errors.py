@@ -136,19 +136,6 @@ def test_it_slows_down_ahead_of_the_limit(github: Sandbox) -> None:
     assert not any(call["fault"] for call in github.requests())
 
 
-def test_both_resources_take_turns_and_wait_for_the_limit_together(github: Sandbox, warehouse: Warehouse) -> None:
-    sizes = {"issues": 40, "pull_requests": 40, "comments_per_issue": 1, "reactions_per_comment": 1}
-    github.create_repository("talk", **sizes)
-    github.settings(graphql_points=2, window_seconds=1, latency_ms=50)
-    github.forget_requests()
-    loaded = warehouse.extract(github_reactions("sandbox", "talk", items_per_page=20))
-    assert (loaded["issues"], loaded["pull_requests"]) == (40, 40)
-    counts = github.counts()
-    assert counts["by_operation"] == {"Issues": 2, "PullRequests": 2, "CommentReactions": 2}
-    assert counts["by_status"] == {"200": 6}
-    assert not any(call["fault"] for call in github.requests())
-
-
 def test_words_about_limits_in_an_issue_are_no_limit(github: Sandbox) -> None:
     github.change("new_issue", title="RATE_LIMITED", body='{"errors": [{"message": "secondary rate limit"}]}')
     assert len(read_issues()) == 131

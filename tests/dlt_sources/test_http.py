@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from dlt.common.configuration.container import Container
-from dlt.common.configuration.specs import RuntimeConfiguration
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dlt.sources.helpers.requests import Response
 
@@ -107,10 +106,11 @@ def test_settings_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
             VENDOR.base()
 
 
-def test_back_off_grows_with_jitter_and_is_bounded() -> None:
-    config = RuntimeConfiguration(request_backoff_factor=1, request_max_retry_delay=20)
+def test_back_off_grows_with_jitter_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME__REQUEST_BACKOFF_FACTOR", "1")
+    monkeypatch.setenv("RUNTIME__REQUEST_MAX_RETRY_DELAY", "20")
     for attempt, most in ((1, 1), (2, 2), (5, 16), (6, 20), (100, 20)):
-        delays = {backoff(attempt, config) for _ in range(20)}
+        delays = {backoff(attempt) for _ in range(20)}
         assert len(delays) > 1
         assert most / 2 <= min(delays) <= max(delays) <= most
 
