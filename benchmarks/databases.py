@@ -183,6 +183,7 @@ def _adbc_into_duckdb() -> None:
         source.cursor() as cursor,
         duckdb.connect(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]) as target,
     ):
+        target.execute("SET preserve_insertion_order = false")  # as ours has it
         cursor.execute(f"SELECT {BINARY}, total::text, attributes::text FROM orders")
         target.register("rows", cursor.fetch_record_batch())
         target.execute(

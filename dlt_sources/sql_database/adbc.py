@@ -1,7 +1,7 @@
 """dlt's table loader over ADBC: rows come from Postgres as Arrow, by binary COPY, and never become Python objects.
 
 Beside dlt's own backends, which would do: `pyarrow` builds every value as a Python object first, `connectorx` drops
-the zone of a timestamptz. A million rows take 0.4 of the time that `pyarrow` takes (`benchmarks/README.md`).
+the zone of a timestamptz. A million rows take a third of the time that `pyarrow` takes (`benchmarks/README.md`).
 """
 
 from collections.abc import Callable, Iterator
