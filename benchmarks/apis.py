@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -107,14 +107,10 @@ def api(issues: int) -> Iterator[str]:
 
 
 @contextmanager
-def replayed(sandbox: "Sandbox", latency: float = 0.0, at_once: int | None = None) -> Iterator[str]:
-    """The URL of a server that asks the sandbox's GitHub once, then answers from memory after `latency` seconds.
-
-    Of more than `at_once` requests, some wait.
-    """
+def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
+    """The URL of a server that asks the sandbox's GitHub once, then answers from memory after `latency` seconds."""
     sandbox.settings(graphql_points=10_000_000, graphql_points_per_minute=10_000_000)
     answers: dict[bytes, tuple[int, bytes]] = {}
-    place: Any = threading.Semaphore(at_once) if at_once else nullcontext()
 
     class Replay(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -128,8 +124,7 @@ def replayed(sandbox: "Sandbox", latency: float = 0.0, at_once: int | None = Non
                 answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
                 answers[asked] = answer.status_code, answer.content
             status, body = answers[asked]
-            with place:
-                time.sleep(latency)
+            time.sleep(latency)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
