@@ -193,8 +193,13 @@ def _single_process_file(pipeline: dlt.Pipeline) -> Path | None:
     return Path(credentials.database)
 
 
+def warehouse_name() -> str:
+    """The destination that the switch is at."""
+    return os.environ.get("WAREHOUSE", "").strip() or DEFAULT_WAREHOUSE
+
+
 def _destination() -> AnyDestination:
-    name = os.environ.get("WAREHOUSE", "").strip() or DEFAULT_WAREHOUSE
+    name = warehouse_name()
     options = {key: value for key, value in OPTIONS.get(name, {}).items() if not _configured(name, key)}
     if name == "duckdb" and not _configured(name, "credentials"):
         options["credentials"] = DEFAULT_DUCKDB_FILE
