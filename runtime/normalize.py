@@ -1,41 +1,47 @@
-"""dlt's normalizer, in a third of its time: items that are alike are taken apart by what was learned of the first.
+"""dlt's normalizer, in a fraction of its time: items that are alike are taken apart together, column by column.
 
 dlt asks of each value anew which table and column it belongs to, of what type that is, and how it becomes one. Here the
-answers are dlt's too, but kept, by the value's place and type. What they do not cover, such as a new column, another
-type or a filter, makes the item unusual: dlt itself takes that apart, with all that its schema may learn from it.
+answers are dlt's too, but kept, by the place and type of values. What they do not cover, such as a new column, another
+type or a filter, makes an item unusual: dlt itself takes that apart, with all that its schema may learn from it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
+from dlt.common.data_writers.writers import ParquetDataWriter
 from dlt.common.normalizers.json.helpers import get_nested_row_hash
 from dlt.common.normalizers.json.relational import DataItemNormalizer
-from dlt.common.normalizers.utils import generate_dlt_id
+from dlt.common.normalizers.utils import generate_dlt_ids
 from dlt.common.schema.exceptions import CannotCoerceNullException
-from dlt.common.schema.typing import TSchemaUpdate, TTableSchemaColumns
+from dlt.common.schema.typing import TPartialTableSchema, TSchemaUpdate, TTableSchemaColumns
 from dlt.common.time import normalize_timezone
 from dlt.normalize import worker
 from dlt.normalize.items_normalizers import JsonLItemsNormalizer
 
-Row = dict[str, Any]
+from runtime.parquet import Columns
+
+Item = dict[str, Any]
 
 
 class UnusualItem(Exception):
     """An item that takes dlt itself."""
 
 
-# What a value becomes: that of a column, as it is or of another type; columns of the same row, if it is a dict; rows of
-# a child table, if it is a list; nothing, if it is null. And how: the column's name, a function or another Place.
+# What values become: a column, as they are or of another type; columns of the same rows, if they are dicts; rows of a
+# child table, if they are lists; nothing, if they are null. And how: the column's name, a function, a Place, a Nested.
 VALUE, COERCED, FIELDS, ROWS, NOTHING = range(5)
-Becomes = tuple[type, int, Any, Any]
+Becomes = tuple[int, str, Any]
+
+TOGETHER = 250  # items: with all of a file's 5,000, normalizing 10,000 issues takes 1.1 times as long
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
-    """A dict in the items: a row of a table, or with a `path` a part of one. Levels are dlt's: how deep it may nest."""
+    """Where dicts are in the items: the rows of a table, or with a `path` parts of them. Levels are dlt's limit."""
 
     table: str
     columns: TTableSchemaColumns
@@ -44,8 +50,39 @@ class Place:
     level: int
     names: dict[str, Any]  # of the row's columns and lists, and the keys that they come from
     path: tuple[str, ...] = ()
-    usual: dict[str, Becomes] = field(default_factory=dict)  # by key: what the first value was that was not null
-    others: dict[tuple[str, type], Becomes] = field(default_factory=dict)
+    known: dict[tuple[str, type], Becomes] = field(default_factory=dict)  # by key, and type of value
+
+
+@dataclass(slots=True, eq=False)
+class Nested:
+    """Lists at a place, of which the elements are rows of a child table."""
+
+    place: Place
+    key: str
+    rows: Place | None = None  # known once there are any
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one table that are made together."""
+
+    items: Sequence[int]  # by row: which item it comes from
+    unusual: set[int]  # items
+    columns: dict[str, Sequence[Any]]
+    lists: dict[Nested, Sequence[Any]] = field(default_factory=dict)
+
+    def put(self, into: dict[Any, Sequence[Any]], name: Any, values: Sequence[Any], at: Sequence[int] | None) -> None:
+        """Makes values a column, or puts them into one at the rows `at`."""
+        if at is None:
+            into[name] = values
+            return
+        column: Any = into.setdefault(name, [None] * len(self.items))
+        for row, value in zip(at, values, strict=True):
+            column[row] = value
+
+    def refuse(self, at: Iterable[int] | None) -> None:
+        """The items of the rows `at`, or of all, are unusual."""
+        self.unusual.update(self.items if at is None else (self.items[row] for row in at))
 
 
 class LearningNormalizer(JsonLItemsNormalizer):
@@ -68,75 +105,127 @@ class LearningNormalizer(JsonLItemsNormalizer):
         ):
             return by_dlt(items)
         update: TSchemaUpdate = {}
-        rows: dict[str, list[Row]] = {}
-        for item in items:
-            try:
-                made = self._rows_of(root_table_name, item)
-            except UnusualItem:
-                self._write(rows)
-                for table, partials in by_dlt([item]).items():
-                    update.setdefault(table, []).extend(partials)
-                    self._roots.clear()  # what was learned held for the schema as it was
-            else:
-                for table, row in made:
-                    rows.setdefault(table, []).append(row)
-        self._write(rows)
+        for first in range(0, len(items), TOGETHER):
+            for table, partials in self._take(root_table_name, items[first : first + TOGETHER], by_dlt):
+                update.setdefault(table, []).extend(partials)
         return update
 
-    def _write(self, rows: dict[str, list[Row]]) -> None:
-        for table, some in rows.items():
-            self.item_storage.write_data_item(
-                self.load_id, self.schema.name, table, some, self.schema.get_table_columns(table)
-            )
-            self._report_progress(table, len(some))
-        rows.clear()
+    def _take(
+        self, root_table_name: str, items: list[Any], by_dlt: Callable[[list[Any]], TSchemaUpdate]
+    ) -> Iterator[tuple[str, list[TPartialTableSchema]]]:
+        """Writes the rows of items, of unusual ones first: what the schema learns of some makes others usual."""
+        number = 1
+        while items:
+            batches, unusual = self._batches(root_table_name, items)
+            if not unusual:
+                for table, batch in batches:
+                    self._write(table, Columns(len(batch.items), batch.columns))
+                return
+            order = sorted(unusual)
+            learned = by_dlt([items[n] for n in order[:number]])
+            if not learned:  # then there is nothing to learn of the others either
+                learned = by_dlt([items[n] for n in order[number:]])
+                number = len(order)
+            if learned:
+                self._roots.clear()  # what was known held for the schema as it was
+                yield from learned.items()
+            items = [item for n, item in enumerate(items) if n not in order[:number]]
+            number *= 2
 
-    def _rows_of(self, root_table_name: str, item: Any) -> list[tuple[str, Row]]:
-        """An item's rows, and the table of each."""
-        if not isinstance(item, dict):
-            raise UnusualItem
-        root = self._roots.get(root_table_name) or self._learn_root(root_table_name)
+    def _write(self, table: str, rows: Columns) -> None:
+        is_parquet = issubclass(self.item_storage.writer_cls, ParquetDataWriter)
+        columns = self.schema.get_table_columns(table)
+        self.item_storage.write_data_item(
+            self.load_id, self.schema.name, table, rows if is_parquet else rows.to_rows(), columns
+        )
+        self._report_progress(table, len(rows))
+
+    def _batches(self, root_table_name: str, items: list[Any]) -> tuple[list[tuple[str, Batch]], set[int]]:
+        """The rows of items and their tables, and which of the items are unusual: then the rows are not whole."""
+        unusual = {n for n, item in enumerate(items) if not isinstance(item, dict)}
+        if unusual:
+            return [], unusual
+        try:
+            root = self._roots.get(root_table_name) or self._learn_root(root_table_name)
+        except UnusualItem:
+            return [], set(range(len(items)))
         normalizer: Any = self.schema.data_item_normalizer
-        row_id = generate_dlt_id()
-        row: Row = {normalizer.c_dlt_load_id: self.load_id, normalizer.c_dlt_id: row_id}
-        made = [(root.table, row)]
-        inherited = {normalizer.c_dlt_root_id: row_id} if self._passes_root_id(root.table) else {}
-        self._fill(root, item, row, made, inherited)
-        return made
+        ids = generate_dlt_ids(len(items))
+        given: dict[str, Sequence[Any]] = {
+            normalizer.c_dlt_load_id: [self.load_id] * len(items),
+            normalizer.c_dlt_id: ids,
+        }
+        batch = Batch(range(len(items)), unusual, given)
+        return list(self._descend(root, items, batch, ids if self._passes_root_id(root.table) else [])), unusual
 
-    def _fill(self, place: Place, item: dict[str, Any], row: Row, made: list[tuple[str, Row]], inherited: Row) -> None:
-        """Puts a dict into a row, and makes the rows of the lists in it."""
-        usual, lists = place.usual, []
-        for key, value in item.items():
-            known = usual.get(key)
-            if known is None or known[0] is not type(value):
-                known = place.others.get((key, type(value))) or self._learn(place, key, value)
-            _, becomes, name, how = known
-            if becomes == VALUE:
-                row[name] = value
-            elif becomes == COERCED:
-                try:
-                    row[name] = how(value)
-                except (ValueError, SyntaxError):
-                    raise UnusualItem from None  # dlt puts it into a column of its own
-            elif becomes == FIELDS:
-                self._fill(how, value, row, made, inherited)
-            elif becomes == ROWS:
-                lists.append((how, value))
-        if not lists:
+    def _descend(
+        self, place: Place, dicts: Sequence[Item], batch: Batch, root_ids: Sequence[str]
+    ) -> Iterator[tuple[str, Batch]]:
+        """Fills a batch with the rows of dicts, and makes those of the lists in them."""
+        self._fill(place, dicts, None, batch)
+        yield place.table, batch
+        normalizer: Any = self.schema.data_item_normalizer
+        for nested, lists in batch.lists.items():
+            lengths = [len(one or ()) for one in lists]
+            if not any(lengths):
+                continue
+            try:
+                child = nested.rows or self._learn_list(nested)
+            except UnusualItem:
+                batch.refuse(row for row, length in enumerate(lengths) if length)
+                continue
+            elements = [element for one in lists for element in one or ()]
+            items = _repeated(batch.items, lengths)
+            batch.unusual.update(item for item, element in zip(items, elements, strict=True) if type(element) is list)
+            parents = _repeated(batch.columns[normalizer.c_dlt_id], lengths)
+            indexes = list(chain.from_iterable(map(range, lengths)))
+            given: dict[str, Sequence[Any]] = {
+                normalizer.c_dlt_parent_id: parents,
+                normalizer.c_dlt_list_idx: indexes,
+                normalizer.c_dlt_id: list(map(get_nested_row_hash, parents, repeat(child.table), indexes)),
+            }
+            if roots := _repeated(root_ids, lengths):
+                given[normalizer.c_dlt_root_id] = roots
+            rows = [one if type(one) is dict else {normalizer.c_value: one} for one in elements]
+            yield from self._descend(child, rows, Batch(items, batch.unusual, given), roots)
+
+    def _fill(self, place: Place, dicts: Sequence[Item], at: Sequence[int] | None, batch: Batch) -> None:
+        """Puts dicts into the rows `at` of a batch, or into all."""
+        shapes = set(map(tuple, dicts))
+        groups: list[tuple[Sequence[Item], Sequence[int] | None]] = [(dicts, at)]
+        if len(shapes) > 1:
+            rows = list(zip(dicts, at or range(len(dicts)), map(tuple, dicts), strict=True))
+            groups = [_columns((one, row) for one, row, keys in rows if keys == shape) for shape in shapes]
+        for alike, where in groups:
+            for key, values in zip(alike[0], zip(*map(dict.values, alike), strict=True), strict=True):
+                kinds = set(map(type, values))
+                if len(kinds) == 1:
+                    self._put(place, key, values, where, batch)
+                    continue
+                for kind in kinds:
+                    some = zip(values, where or range(len(values)), strict=True)
+                    self._put(place, key, *_columns(pair for pair in some if type(pair[0]) is kind), batch)
+
+    def _put(self, place: Place, key: str, values: Sequence[Any], at: Sequence[int] | None, batch: Batch) -> None:
+        """Puts values of one key and type where they belong."""
+        try:
+            becomes, name, how = place.known.get((key, type(values[0]))) or self._learn(place, key, values[0])
+        except UnusualItem:
+            batch.refuse(at)
             return
-        normalizer: Any = self.schema.data_item_normalizer
-        c_id, c_parent, c_index = normalizer.c_dlt_id, normalizer.c_dlt_parent_id, normalizer.c_dlt_list_idx
-        for child, elements in lists:
-            table = child.table
-            for index, element in enumerate(elements):
-                row_id = get_nested_row_hash(row[c_id], table, index)
-                child_row = {c_parent: row[c_id], c_index: index, c_id: row_id, **inherited}
-                made.append((table, child_row))
-                if type(element) is list:
-                    raise UnusualItem
-                fields_of = element if type(element) is dict else {normalizer.c_value: element}
-                self._fill(child, fields_of, child_row, made, inherited)
+        if becomes == VALUE:
+            batch.put(batch.columns, name, values, at)
+        elif becomes == COERCED:
+            try:
+                batch.put(batch.columns, name, how(values), at)
+            except (ValueError, SyntaxError):  # of some, which dlt puts into a column of their own
+                batch.refuse(
+                    row for row, value in zip(at or range(len(values)), values, strict=True) if _fails(how, value)
+                )
+        elif becomes == FIELDS:
+            self._fill(how, values, at, batch)
+        elif becomes == ROWS:
+            batch.put(batch.lists, how, values, at)
 
     def _passes_root_id(self, table: str) -> bool:
         normalizer: Any = self.schema.data_item_normalizer
@@ -168,28 +257,27 @@ class LearningNormalizer(JsonLItemsNormalizer):
         identifier = normalizer._normalize_identifier(key) if key and not key.isspace() else "_empty"
         name = normalizer._shorten_fragments(*place.path, identifier) if place.path else identifier
         kind = type(value)
-        if kind in (dict, list) and not normalizer._is_nested_type(place.table, name, place.level):
-            field = self._learn_dict(place, identifier) if kind is dict else self._learn_list(place, key)
-        else:
+        if kind not in (dict, list) or normalizer._is_nested_type(place.table, name, place.level):
             self._claim(place, name, key)
-            field = self._learn_value(place, name, value)
-        place.others[key, kind] = field
-        if value is not None:
-            place.usual.setdefault(key, field)
-        return field
+            learned = self._learn_value(place, name, value)
+        elif kind is dict:
+            path = (*place.path, identifier)
+            part = Place(place.table, place.columns, place.origin, place.row_level, place.level - 1, place.names, path)
+            learned = FIELDS, name, part
+        else:
+            learned = ROWS, name, Nested(place, key)
+        place.known[key, kind] = learned
+        return learned
 
     def _claim(self, place: Place, name: str, key: str) -> None:
         """Of two keys for one name, dlt knows which comes last."""
         if place.names.setdefault(name, (place.path, key)) != (place.path, key):
             raise UnusualItem
 
-    def _learn_dict(self, place: Place, identifier: str) -> Becomes:
-        path = (*place.path, identifier)
-        part = Place(place.table, place.columns, place.origin, place.row_level, place.level - 1, place.names, path)
-        return dict, FIELDS, None, part
-
-    def _learn_list(self, place: Place, key: str) -> Becomes:
+    def _learn_list(self, nested: Nested) -> Place:
+        """The place of the rows in a list that is not empty."""
         normalizer: Any = self.schema.data_item_normalizer
+        place, key = nested.place, nested.key
         origin = (*place.origin, *place.path, normalizer._normalize_table_identifier(key))
         table = normalizer._shorten_fragments(*origin)
         self._claim(place, f"list {table}", key)
@@ -199,7 +287,8 @@ class LearningNormalizer(JsonLItemsNormalizer):
         given = {normalizer.c_dlt_id, normalizer.c_dlt_parent_id, normalizer.c_dlt_list_idx}
         if self._passes_root_id(place.origin[0]):
             given.add(normalizer.c_dlt_root_id)
-        return list, ROWS, None, self._place(table, origin, place.row_level - 1, given)
+        nested.rows = self._place(table, origin, place.row_level - 1, given)
+        return nested.rows
 
     def _learn_value(self, place: Place, name: str, value: Any) -> Becomes:
         if value is None:
@@ -207,34 +296,47 @@ class LearningNormalizer(JsonLItemsNormalizer):
                 self._coerce_null_value(self.schema.tables[place.table]["columns"], place.table, name)
             except CannotCoerceNullException:
                 raise UnusualItem from None
-            return type(None), NOTHING, None, None
+            return NOTHING, name, None
         column = place.columns.get(name)
         have, want = self._type_map.get(type(value)), (column or {}).get("data_type")
         if not column or not have or not want:
             raise UnusualItem
         if have == want != "timestamp":
-            return type(value), VALUE, name, None
+            return VALUE, name, None
         if not self._can_coerce_type(want, have):
             raise UnusualItem
         coerce = partial(self._coerce_type, want, have)
-        if want == "timestamp":
-            zone = column.get("timezone", True) if self._timezone_override is None else self._timezone_override
-            return type(value), COERCED, name, _to_timestamp(coerce, bool(zone))
-        return type(value), COERCED, name, coerce
+        if want != "timestamp":
+            return COERCED, name, lambda values: list(map(coerce, values))
+        zone = column.get("timezone", True) if self._timezone_override is None else self._timezone_override
+        return COERCED, name, partial(_timestamps, coerce, bool(zone))
 
 
-def _to_timestamp(coerce: Callable[[Any], datetime], has_zone: bool) -> Callable[[Any], datetime]:
-    """dlt's way from a value to a timestamp, with a short cut for what most APIs send: 2026-01-31T12:00:00Z."""
+def _timestamps(coerce: Callable[[Any], datetime], has_zone: bool, values: Sequence[Any]) -> list[datetime]:
+    """dlt's way from values to timestamps, with a short cut for what most APIs send: 2026-01-31T12:00:00Z."""
+    if has_zone and type(values[0]) is str and all(value[4::3] == "--T::Z" for value in values):
+        try:
+            return list(map(datetime.fromisoformat, values))
+        except ValueError:
+            pass
+    return [normalize_timezone(coerce(value), has_zone) for value in values]
 
-    def timestamp(value: Any) -> datetime:
-        if has_zone and type(value) is str and len(value) == 20 and value[10] == "T" and value[19] == "Z":
-            try:
-                return datetime.fromisoformat(value)
-            except ValueError:
-                pass
-        return normalize_timezone(coerce(value), has_zone)
 
-    return timestamp
+def _repeated(values: Iterable[Any], times: Iterable[int]) -> list[Any]:
+    return list(chain.from_iterable(map(repeat, values, times)))
+
+
+def _columns(pairs: Iterable[tuple[Any, int]]) -> tuple[Sequence[Any], Sequence[int]]:
+    values, at = zip(*pairs, strict=True)
+    return values, at
+
+
+def _fails(coerce: Callable[[Sequence[Any]], Any], value: Any) -> bool:
+    try:
+        coerce([value])
+    except (ValueError, SyntaxError):
+        return True
+    return False
 
 
 setattr(worker, "JsonLItemsNormalizer", LearningNormalizer)  # noqa: B010  # dlt has no other way to name one

@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dlt
-from dlt.common.data_writers.writers import ParquetDataWriter
 from dlt.common.destination import AnyDestination, Destination, DestinationCapabilitiesContext
-from dlt.common.destination.configuration import ParquetFormatConfiguration
 from dlt.common.destination.exceptions import DestinationUndefinedEntity, UnknownDestinationModule
 from dlt.common.normalizers.naming import NamingConvention
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.sql_client import SqlClientBase, WithSchemas
 from filelock import FileLock, Timeout
 
-if TYPE_CHECKING:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
+from runtime.parquet import PLAIN
 
+if TYPE_CHECKING:
     from runtime.clients.duckdb import DuckDbFromFiles
     from runtime.clients.postgres import PostgresIntoNew
 
@@ -32,8 +29,6 @@ DEFAULT_WAREHOUSE = "duckdb"
 DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
 # dlt's own choice truncates the table before it loads: a reader then, or after a crash, would find it empty.
 REPLACE = {"replace_strategy": "insert-from-staging"}
-# A file is read once, on this disk, a moment later: a million rows load into DuckDB in 0.95 of the time.
-PLAIN = ParquetFormatConfiguration(compression="none")
 # What dlt is told unless its own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…).
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "duckdb": REPLACE
@@ -92,22 +87,6 @@ class Postgres(_SameCapabilities, dlt.destinations.postgres):
 
 
 OURS: Mapping[str, Any] = {"duckdb": DuckDb, "postgres": Postgres}
-
-
-def _create_writer(self: ParquetDataWriter, schema: "pyarrow.Schema") -> "ParquetWriter":
-    """Plain files have no dictionaries either. dlt has no setting for it."""
-    from pyarrow.parquet import ParquetWriter
-
-    if self.parquet_format.compression != PLAIN.compression:
-        return _dlt_create_writer(self, schema)
-    kept = ("version", "coerce_timestamps", "allow_truncated_timestamps", "use_compliant_nested_type")
-    options = {name: getattr(self.parquet_format, name) for name in kept}
-    return ParquetWriter(self._f, schema, compression="none", use_dictionary=False, **options)
-
-
-# A million rows are written in a third of the time.
-_dlt_create_writer = ParquetDataWriter._create_writer
-ParquetDataWriter._create_writer = _create_writer  # type: ignore[method-assign]
 
 
 def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,8 +18,8 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from runtime.normalize import LearningNormalizer, UnusualItem
-from runtime.warehouse import PLAIN
+from runtime.normalize import LearningNormalizer
+from runtime.parquet import PLAIN
 
 Tables = dict[str, Any]
 
@@ -35,16 +36,17 @@ SCALARS = st.one_of(
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6
 )
-ITEMS = st.lists(st.dictionaries(KEYS, VALUES, max_size=4), min_size=1, max_size=12)
+SOME = st.dictionaries(KEYS, VALUES, max_size=4)
+ITEMS = st.lists(SOME | st.sampled_from([{"a": 1, "list": [{"b": "x"}]}, {"a": "1"}]), min_size=1, max_size=20)
 
 
-def normalized(items: list[Any], normalizer: type, **hints: Any) -> Tables:
+def normalized(items: list[Any], normalizer: type, page: int = 100, **hints: Any) -> Tables:
     """The rows and columns of all tables. Ids of items, random ones, are the numbers of the items instead."""
 
     @dlt.resource(name="things", columns=hints.pop("columns", None), **hints)
     def things() -> Iterator[Any]:
-        for number in range(0, len(items), 4):  # in pages
-            yield [{"number": n, **item} for n, item in enumerate(items[number : number + 4], number)]
+        for number in range(0, len(items), page):
+            yield [{"number": n, **item} for n, item in enumerate(items[number : number + page], number)]
 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "JsonLItemsNormalizer", normalizer)
@@ -88,15 +90,17 @@ def _plain(row: dict[str, Any], numbers: Any, found: Any, load: str) -> str:
 
 @pytest.mark.timeout(300)  # each example is two pipelines
 @settings(max_examples=80, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(ITEMS, st.sampled_from(["append", "merge"]), st.sampled_from([None, 1]))
-def test_any_items_become_what_dlt_makes_of_them(items: list[Any], disposition: str, nesting: int | None) -> None:
+@given(ITEMS, st.sampled_from(["append", "merge"]), st.sampled_from([None, 1]), st.sampled_from([4, 100]))
+def test_any_items_become_what_dlt_makes_of_them(
+    items: list[Any], disposition: str, nesting: int | None, page: int
+) -> None:
     # An id of the item's own has to be one: dlt takes it as it is.
     items = [{key: value for key, value in item.items() if key != "_dlt_id"} for item in items]
     hints = {"write_disposition": disposition, "primary_key": "number", "max_table_nesting": nesting}
     outcomes: list[Any] = []
     for normalizer in (LearningNormalizer, JsonLItemsNormalizer):
         try:
-            outcomes.append(normalized(items, normalizer, **hints))
+            outcomes.append(normalized(items, normalizer, page, **hints))
         except PipelineStepFailed as error:  # there are names that dlt cannot do with
             outcomes.append(str(error.exception).split("message: ")[-1])
     assert outcomes[0] == outcomes[1]
@@ -114,20 +118,17 @@ ALIKE = [
 
 
 def test_items_that_are_alike_do_not_take_dlt(monkeypatch: pytest.MonkeyPatch) -> None:
-    unusual = []
-    rows_of = LearningNormalizer._rows_of
+    unusual: list[int] = []
+    by_dlt = JsonLItemsNormalizer._normalize_chunk
 
-    def counted(self: LearningNormalizer, table: str, item: Any) -> Any:
-        try:
-            return rows_of(self, table, item)
-        except UnusualItem:
-            unusual.append(item["number"])
-            raise
+    def counted(self: Any, table: str, items: list[Any], *args: Any, **kwargs: Any) -> Any:
+        unusual.extend(item["number"] for item in items if "number" in item)
+        return by_dlt(self, table, items, *args, **kwargs)
 
-    monkeypatch.setattr(LearningNormalizer, "_rows_of", counted)
+    monkeypatch.setattr(JsonLItemsNormalizer, "_normalize_chunk", counted)
     found = normalized(ALIKE, LearningNormalizer, write_disposition="merge", primary_key="number")
 
-    assert unusual == [0, 1]  # the first of all, and the first with parts
+    assert unusual == [0, 1, 2]  # the first of all, and two of the first with parts
     assert found == normalized(ALIKE, JsonLItemsNormalizer, write_disposition="merge", primary_key="number")
 
 
@@ -170,3 +171,21 @@ def test_a_value_of_another_kind_becomes_what_dlt_makes_of_it(value: Any, change
 def test_hints_hold(hints: dict[str, Any]) -> None:
     items = [*ALIKE, {"title": "odd", "new": 1, "more": [{"m": 1}]}, *ALIKE]
     assert normalized(items, LearningNormalizer, **hints) == normalized(items, JsonLItemsNormalizer, **hints)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl", "insert_values"])
+def test_files_of_any_format_hold_the_rows(file_format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "JsonLItemsNormalizer", LearningNormalizer)
+    destination = dlt.destinations.duckdb(str(tmp_path / "x.duckdb"), preferred_loader_file_format=file_format)
+    pipeline = dlt.pipeline("things", pipelines_dir=str(tmp_path), destination=destination, dataset_name="raw")
+    pipeline.run(ALIKE, table_name="things", columns={"by": {"data_type": "json"}})
+
+    with pipeline.sql_client() as client:
+        things = client.execute_sql('SELECT title, "at", "by" FROM things ORDER BY "at" LIMIT 2')
+        marks = client.execute_sql("SELECT count(*), count(value), min(value) FROM things__parts__marks")
+    by = '{"login":"x","seen":null}'
+    assert things == [
+        ("thing 0", datetime(2026, 1, 1, 0, 0, 0, tzinfo=UTC), by),
+        ("thing 28", datetime(2026, 1, 1, 0, 0, 28, tzinfo=UTC), by),
+    ]
+    assert marks == [(98, 49, "a")]
