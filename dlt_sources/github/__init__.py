@@ -218,20 +218,27 @@ def _thread_rows(api: GraphQL, threads: list[Node]) -> list[Node]:
         api.complete(thread, "comments")
     comments = [comment for thread in threads for comment in thread["comments"]["nodes"] if comment]
     api.add_reactions([one for one in comments if any(map(_CREATED_AT, one["reactionGroups"] or ()))])
-    return [
-        api.names
-        | {field: thread[field] for field in _THREAD_FIELDS}
-        | {"author": thread["author"] or {}}  # null if the account was deleted: then its columns are
-        | _reactions(thread["reactions"])
-        | {"comments_totalCount": thread["comments"]["totalCount"]}
-        | {"comments": [_comment(comment or {}) for comment in thread["comments"]["nodes"]]}
-        for thread in threads
-    ]
+    return [api.names | _thread(thread) for thread in threads]
 
 
-def _comment(comment: Node) -> Node:
-    row = {field: comment.get(field) for field in _COMMENT_FIELDS} | {"author": comment.get("author") or {}}
-    return row | (_reactions(comment["reactions"]) if "reactions" in comment else {})
+def _thread(node: Node) -> Node:
+    row = _authored(node)
+    del row["id"]
+    comments = row["comments"]
+    row["comments_totalCount"] = comments["totalCount"]
+    row["comments"] = [_comment(comment) for comment in comments["nodes"]]
+    return row | _reactions(row["reactions"])
+
+
+def _comment(node: Node | None) -> Node:
+    row = _authored(node or {})
+    row.pop("reactionGroups", None)
+    return row | _reactions(row["reactions"]) if "reactions" in row else row
+
+
+def _authored(node: Node) -> Node:
+    """A copy; the author is null if the account was deleted: then its columns are."""
+    return node | {"author": node.get("author") or {}}
 
 
 def _reactions(connection: Node) -> Node:
@@ -303,8 +310,6 @@ _PULL_REQUESTS = _Stream(helpers.PULL_REQUESTS, "updatedAt", False, _thread_rows
 _STARGAZERS = _Stream(helpers.STARGAZERS, "starredAt", False, _stargazer_rows, lambda row: str(row["user"]["login"]))
 
 _CREATED_AT = itemgetter("createdAt")
-_COMMENT_FIELDS = ("id", "url", "body", "authorAssociation", "createdAt")
-_THREAD_FIELDS = ("number", "title", "closed", "closedAt", "state", "updatedAt", *_COMMENT_FIELDS[1:])
 
 _REPOSITORY = "repository_owner repository_name"
 _AUTHOR = "author_association author__login author__avatar_url author__url"
