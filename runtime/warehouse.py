@@ -137,12 +137,29 @@ def warehouse_turn(pipeline: dlt.Pipeline, log: Callable[[str], None] | None = N
     DuckDB locks its file against every other process, and dlt does not wait for it: the load fails. All who touch
     the file therefore queue at a lock beside it. Other destinations pass straight through.
     """
-    if (database := _single_process_file(pipeline)) is None:
+    if (credentials := _single_process_file(pipeline)) is None:
         yield
         return
+    database = Path(credentials.database)
     database.parent.mkdir(parents=True, exist_ok=True)
-    with waiting_lock(Path(f"{database}.lock"), f"another run is using {database.name}", log):
+    with waiting_lock(Path(f"{database}.lock"), f"another run is using {database.name}", log), _kept_open(credentials):
         yield
+
+
+@contextmanager
+def _kept_open(credentials: DuckDbCredentials) -> Iterator[None]:
+    """Opens the file for the whole turn. dlt would open and close it four times in a load: a third of a small one."""
+    pool = credentials.conn_pool
+    assert pool  # there is one as soon as they are resolved
+    try:
+        connection = pool.borrow_conn()
+    except Exception:  # whatever is wrong with it, dlt finds as well, and says what
+        yield
+        return
+    try:
+        yield
+    finally:
+        pool.return_conn(connection)
 
 
 @contextmanager
@@ -162,14 +179,14 @@ def waiting_lock(path: Path, reason: str, log: Callable[[str], None] | None = No
 
 
 @lru_cache(maxsize=64)  # of pipelines: dlt resolves the whole configuration to tell, 15 ms each time
-def _single_process_file(pipeline: dlt.Pipeline) -> Path | None:
-    """The DuckDB file that a pipeline loads into, or None for whatever takes many connections, or lives in memory."""
+def _single_process_file(pipeline: dlt.Pipeline) -> DuckDbCredentials | None:
+    """Those of the DuckDB file that a pipeline loads into, or None for what takes many connections, or is in memory."""
     credentials = getattr(pipeline.destination_client().config, "credentials", None)
     if not isinstance(credentials, DuckDbCredentials) or credentials.is_partial():
         return None
     if credentials.database == ":memory:" or credentials.external_conn() is not None:
         return None
-    return Path(credentials.database)
+    return credentials
 
 
 def warehouse_name() -> str:
