@@ -129,7 +129,8 @@ class LearningNormalizer(JsonLItemsNormalizer):
             if learned:
                 self._roots.clear()  # what was known held for the schema as it was
                 yield from learned.items()
-            items = [item for n, item in enumerate(items) if n not in order[:number]]
+            taken = set(order[:number])
+            items = [item for n, item in enumerate(items) if n not in taken]
             number *= 2
 
     def _write(self, table: str, rows: Columns) -> None:
@@ -191,11 +192,12 @@ class LearningNormalizer(JsonLItemsNormalizer):
 
     def _fill(self, place: Place, dicts: Sequence[Item], at: Sequence[int] | None, batch: Batch) -> None:
         """Puts dicts into the rows `at` of a batch, or into all."""
-        shapes = set(map(tuple, dicts))
         groups: list[tuple[Sequence[Item], Sequence[int] | None]] = [(dicts, at)]
-        if len(shapes) > 1:
-            rows = list(zip(dicts, at or range(len(dicts)), map(tuple, dicts), strict=True))
-            groups = [_columns((one, row) for one, row, keys in rows if keys == shape) for shape in shapes]
+        if len(set(map(tuple, dicts))) > 1:
+            by_keys: dict[tuple[str, ...], list[tuple[Item, int]]] = {}
+            for one, row in zip(dicts, at or range(len(dicts)), strict=True):
+                by_keys.setdefault(tuple(one), []).append((one, row))
+            groups = [_columns(pairs) for pairs in by_keys.values()]
         for alike, where in groups:
             for key, values in zip(alike[0], zip(*map(dict.values, alike), strict=True), strict=True):
                 kinds = set(map(type, values))
