@@ -195,6 +195,7 @@ def _adbc_into_duckdb(shape: Shape) -> None:
         source.cursor() as cursor,
         duckdb.connect(os.environ["DESTINATION__DUCKDB__CREDENTIALS"]) as target,
     ):
+        target.execute("SET preserve_insertion_order = false")  # as ours has it
         target.execute("CREATE SCHEMA IF NOT EXISTS raw")
         for name in shape.names():
             known = f"SELECT * FROM information_schema.tables WHERE table_name = '{name}'"
