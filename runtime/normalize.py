@@ -197,7 +197,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
             by_keys: dict[tuple[str, ...], list[tuple[Item, int]]] = {}
             for one, row in zip(dicts, at or range(len(dicts)), strict=True):
                 by_keys.setdefault(tuple(one), []).append((one, row))
-            groups = [_columns(pairs) for pairs in by_keys.values()]
+            groups = [_unzipped(pairs) for pairs in by_keys.values()]
         for alike, where in groups:
             for key, values in zip(alike[0], zip(*map(dict.values, alike), strict=True), strict=True):
                 kinds = set(map(type, values))
@@ -206,7 +206,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
                     continue
                 for kind in kinds:
                     some = zip(values, where or range(len(values)), strict=True)
-                    self._put(place, key, *_columns(pair for pair in some if type(pair[0]) is kind), batch)
+                    self._put(place, key, *_unzipped(pair for pair in some if type(pair[0]) is kind), batch)
 
     def _put(self, place: Place, key: str, values: Sequence[Any], at: Sequence[int] | None, batch: Batch) -> None:
         """Puts values of one key and type where they belong."""
@@ -328,7 +328,7 @@ def _repeated(values: Iterable[Any], times: Iterable[int]) -> list[Any]:
     return list(chain.from_iterable(map(repeat, values, times)))
 
 
-def _columns(pairs: Iterable[tuple[Any, int]]) -> tuple[Sequence[Any], Sequence[int]]:
+def _unzipped(pairs: Iterable[tuple[Any, int]]) -> tuple[Sequence[Any], Sequence[int]]:
     values, at = zip(*pairs, strict=True)
     return values, at
 

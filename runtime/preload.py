@@ -19,7 +19,7 @@ from dagster._grpc import server
 
 from runtime import checks, resource, storage, translator, warehouse
 
-# Arrow and the warehouse's driver: a fifth of a short load's time, for 27 MB in this process.
+# Arrow and the warehouse's driver: a fifth of a short load's time, for 53 MB in this process.
 if destination := warehouse.OURS.get(warehouse.warehouse_name()):
     _ = destination().client_class
 

@@ -180,7 +180,7 @@ def waiting_lock(path: Path, reason: str, log: Callable[[str], None] | None = No
 
 @lru_cache(maxsize=64)  # of pipelines: dlt resolves the whole configuration to tell, 15 ms each time
 def _single_process_file(pipeline: dlt.Pipeline) -> DuckDbCredentials | None:
-    """Those of the DuckDB file that a pipeline loads into, or None for what takes many connections, or is in memory."""
+    """How to open the DuckDB file that a pipeline loads into; None for what takes many connections, or is in memory."""
     credentials = getattr(pipeline.destination_client().config, "credentials", None)
     if not isinstance(credentials, DuckDbCredentials) or credentials.is_partial():
         return None
