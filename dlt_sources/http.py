@@ -84,7 +84,8 @@ def backoff(attempt: int) -> float:
 
 
 def pause(seconds: float) -> None:
-    """Sleep, but end at once when the run is told to stop."""
+    """Sleep, but end at once when the run is told to stop, or was before."""
+    signals.raise_if_signalled()
     signals.sleep(seconds)
     signals.raise_if_signalled()
 

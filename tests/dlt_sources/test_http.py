@@ -7,9 +7,20 @@ from pathlib import Path
 import pytest
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
+from dlt.common.exceptions import SignalReceivedException
+from dlt.common.runtime import signals
 from dlt.sources.helpers.requests import Response
 
-from dlt_sources.http import Limit, LimitError, PermanentSourceError, Vendor, backoff, read_limit, seconds_until_reset
+from dlt_sources.http import (
+    Limit,
+    LimitError,
+    PermanentSourceError,
+    Vendor,
+    backoff,
+    pause,
+    read_limit,
+    seconds_until_reset,
+)
 
 VENDOR = Vendor("acme", "Acme", "api_key", "https://api.acme.example", "the permission `read`")
 
@@ -119,3 +130,10 @@ def test_waiting_ahead_of_a_limit_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SOURCES__ACME__MAX_WAIT", "1")
     with pytest.raises(LimitError, match=r"Acme's daily limit is used up until .* UTC; a request waits 1 s at most"):
         VENDOR.wait_for(Limit("daily limit", 60))
+
+
+def test_a_run_that_was_told_to_stop_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_received_signal", 15)
+    monkeypatch.setattr(signals, "sleep", lambda seconds: pytest.fail(f"sleeps {seconds} s"))
+    with pytest.raises(SignalReceivedException):
+        pause(60)
