@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dlt.common import json
 from dlt.common.destination.client import FollowupJobRequest, LoadJob
 from dlt.common.destination.typing import PreparedTableSchema
-from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.storages.load_package import LoadJobInfo, PackageStorage
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from runtime.clients import OneStatementALine, put_around
+from runtime.clients import OneStatementALine, put_around, takes_all
 
 
 class PostgresIntoNew(PostgresClient):
@@ -30,18 +28,11 @@ class PostgresIntoNew(PostgresClient):
         completed_table_chain_jobs: Sequence[LoadJobInfo] | None = None,
     ) -> list[FollowupJobRequest]:
         jobs = super().create_table_chain_completed_followup_jobs(table_chain, completed_table_chain_jobs)
-        if len(table_chain) == 1 and completed_table_chain_jobs and self._takes_all(table_chain[0]):
+        if len(table_chain) == 1 and completed_table_chain_jobs and takes_all(table_chain, self.capabilities):
             package = Path(completed_table_chain_jobs[0].file_path).parents[1]
             if _is_new(table_chain[0], package):
                 put_around(jobs, [self._become(table_chain[0])])
         return jobs
-
-    def _takes_all(self, table: PreparedTableSchema) -> bool:
-        """Whether an empty table takes each row that is staged."""
-        if table["write_disposition"] != "merge" or table.get("x-merge-source-filter"):
-            return False
-        stored: Any = table
-        return resolve_merge_strategy({stored["name"]: stored}, stored, self.capabilities) == "upsert"
 
     def _become(self, table: PreparedTableSchema) -> str:
         name, staging = self.sql_client.get_qualified_table_names(str(table["name"]))

