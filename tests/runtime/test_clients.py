@@ -1,5 +1,6 @@
 """Merges that write rows once less: what comes out is what dlt's own would have made."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_a_new_table_has_the_rights_that_its_schema_gives(warehouse: Warehouse) 
     with psycopg2.connect(warehouse.credentials) as connection, connection.cursor() as cursor:
         cursor.execute("SET ROLE analyst; SELECT count(*) FROM raw_colours.things")
         assert cursor.fetchone() == (2,)
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_load_of_many_tables_leaves_connections_for_others(warehouse: Warehouse) -> None:
+    pipeline = warehouse_pipeline("things", "raw_colours")
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        with closing(psycopg2.connect(warehouse.credentials)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            while not done.wait(0.01):
+                cursor.execute("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+                most = max(most, *cursor.fetchone() or ())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        pipeline.run([dlt.resource([thing(1)], name=f"things_{number}") for number in range(30)])
+    finally:
+        done.set()
+        watching.join()
+    assert 0 < most <= 10
 
 
 UNTOUCHED = "SELECT 1"
