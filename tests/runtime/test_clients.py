@@ -19,6 +19,7 @@ from runtime.warehouse import DuckDb, warehouse_pipeline
 from tests.runtime.conftest import Warehouse
 
 UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
+FILTERED: Any = UPSERT | {"source_filter": "id NOT IN (0, 201)"}
 
 
 def load(warehouse: Warehouse, rows: list[dict[str, Any]], disposition: Any = "merge", own: bool = True) -> None:
@@ -58,9 +59,13 @@ SECOND = [thing(number, name=f"new {number}", parts=[{"n": 7}]) for number in ra
 SECOND += [thing(200, weight=2.5, size={"m": 1}), thing(201, name="é'\n;--", odd=True), thing(202, parts=[])]
 
 
-@pytest.mark.parametrize("disposition", ["merge", UPSERT, "replace"], ids=["delete-insert", "upsert", "replace"])
+@pytest.mark.parametrize(
+    ("disposition", "rows_then"),
+    [("merge", 153), (UPSERT, 153), (FILTERED, 151), ("replace", 103)],
+    ids=["delete-insert", "upsert", "filtered", "replace"],
+)
 def test_what_is_merged_from_several_files_is_what_dlt_would_have_merged(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, disposition: Any
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, disposition: Any, rows_then: int
 ) -> None:
     monkeypatch.setenv("NORMALIZE__DATA_WRITER__BUFFER_MAX_ITEMS", "10")
     monkeypatch.setenv("NORMALIZE__DATA_WRITER__FILE_MAX_ITEMS", "30")
@@ -79,7 +84,7 @@ def test_what_is_merged_from_several_files_is_what_dlt_would_have_merged(
         for dataset in warehouse.datasets():
             warehouse.rows(f"DROP SCHEMA {dataset} CASCADE")
     assert found[0] == found[1]
-    assert len(found[0][0]) == (103 if disposition == "replace" else 153)
+    assert len(found[0][0]) == rows_then
 
 
 def test_children_of_rows_that_somebody_has_deleted_are_merged_all_the_same(warehouse: Warehouse) -> None:

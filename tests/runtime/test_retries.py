@@ -2,6 +2,8 @@
 
 import errno
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -169,6 +171,26 @@ def test_a_warehouse_that_refuses_the_user_fails_at_once(
     assert not result.success
     assert "nobody" in failure_of(result)
     assert "Attempt 1" not in capfd.readouterr().err
+
+
+OPENED = "import duckdb, sys; file = duckdb.connect(sys.argv[1]); print('opened', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_a_file_that_another_program_has_open_is_waited_for_and_named(warehouse: Warehouse) -> None:
+    assert Flaky().load().success
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENED, warehouse.credentials], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        assert program.stdout
+        assert program.stdout.readline() == b"opened\n"
+        result = Flaky().load()
+        program.communicate()
+
+    assert not result.success
+    assert f"PID {program.pid}" in failure_of(result)
+    assert Flaky().load().success
+    assert counted(warehouse) == (100, 100)
 
 
 def test_a_full_disk_is_waited_for_and_named(warehouse: Warehouse) -> None:
