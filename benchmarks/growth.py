@@ -1,5 +1,7 @@
 """How the cost of a load grows with its rows, and that of a run with its partitions. Faster than the work is a defect.
 
+Of rows beside the limit, as the server starts a run; of partitions as a whole process.
+
 `python -m benchmarks.growth PARTITIONS` is one measurement: one run over so many days, of ten rows each, into DuckDB.
 """
 
@@ -8,25 +10,30 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import date, timedelta
+from functools import partial
 from math import log10
 from statistics import median
 from typing import Any
 
 from benchmarks import databases
-from benchmarks.measure import QUIET, Measured, measure, postgres, spread, table
+from benchmarks.measure import QUIET, Measured, measure, postgres, spread, table, take_turns
 
 ROWS = [10**exponent for exponent in range(3, 8)]
 PARTITIONS = [1, 10, 100, 1000]
 FIRST_DAY = date(2023, 1, 1)
 ROWS_PER_DAY = 10
+# As the table names them.
+CONTENDERS = {databases.LIMIT: "limit", databases.FORK: "this deployment"}
 
 
 def run(rows: list[int] = ROWS, partitions: list[int] = PARTITIONS, rounds: int = 5) -> str:
-    """The tables, in Markdown."""
+    """The table, in Markdown."""
     lines = []
     for warehouse in databases.CONTENDERS:
-        costs = {number: [one.seconds for one in loads_of_rows(number, warehouse, rounds)] for number in rows}
-        lines += grown(f"rows → {warehouse}", costs)
+        results = {number: loads_of_rows(number, warehouse, rounds) for number in rows}
+        for name, text in CONTENDERS.items():
+            costs = {number: [one.seconds for one in results[number][name]] for number in rows}
+            lines += grown(f"rows → {warehouse}, {text}", costs)
     costs = {number: [run_over(number).seconds for _ in range(rounds)] for number in partitions}
     lines += grown("days of ten rows in one run → duckdb", costs)
     return table(["work", "how much", "seconds", "grows with the work to the power of"], lines)
@@ -43,12 +50,14 @@ def grown(work: str, costs: dict[int, list[float]]) -> list[list[str]]:
     return lines
 
 
-def loads_of_rows(rows: int, warehouse: str, rounds: int) -> Iterator[Measured]:
-    """Loads of a table with so many rows, each into an empty warehouse."""
+def loads_of_rows(rows: int, warehouse: str, rounds: int) -> dict[str, list[Measured]]:
+    """By contender, loads of a table with so many rows, each into an empty warehouse."""
     with postgres() as source:
         expected = databases.make_source(source, rows)
-        for _ in range(rounds):
-            yield databases.load_into_empty(databases.OURS, warehouse, source, expected)
+        contenders = {
+            name: partial(databases.load_into_empty, name, warehouse, source, expected) for name in CONTENDERS
+        }
+        return take_turns(contenders, rounds)
 
 
 def run_over(days: int) -> Measured:

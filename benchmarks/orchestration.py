@@ -57,15 +57,23 @@ def of(stack: Stack) -> Iterator[tuple[str, str]]:
 
 
 def megabytes(container: str) -> float | None:
-    """The PSS of a container's processes; None to whoever may not read it (it takes root)."""
-    files = []
-    for process in ask(f"{container}/top?ps_args=-o%20pid")["Processes"]:
-        with suppress(FileNotFoundError, ProcessLookupError):  # a health check, over by now
-            try:
-                files.append(Path(f"/proc/{process[0]}/smaps_rollup").read_text())
-            except PermissionError:
-                return None
-    return sum(int(line.split()[1]) for file in files for line in file.splitlines() if line.startswith("Pss:")) / 1024
+    """The PSS of a container's processes; None to whoever may not read it (it takes root).
+
+    The median of five moments: at one of them, a health check may be at work.
+    """
+    moments = []
+    for _ in range(5):
+        time.sleep(1)
+        files = []
+        for process in ask(f"{container}/top?ps_args=-o%20pid")["Processes"]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # a health check, over by now
+                try:
+                    files.append(Path(f"/proc/{process[0]}/smaps_rollup").read_text())
+                except PermissionError:
+                    return None
+        found = [line.split()[1] for file in files for line in file.splitlines() if line.startswith("Pss:")]
+        moments.append(sum(map(int, found)) / 1024)
+    return median(moments)
 
 
 @contextmanager

@@ -19,24 +19,30 @@ def rows(*files: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
-def limits() -> None:
+def limits(name: str, *files: str) -> None:
     """Bars: of the limit, by work and contender."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     header: list[str] = []
-    for row in rows("databases", "apis", "apis-many"):
-        *what, contender, _, ratio = row
-        if ratio == "of the limit":
-            header = what or [contender.removesuffix(", by")]
-        elif re.fullmatch(r"[\d.]+", ratio):
-            found[", ".join([*header[:1], *what])].append((contender, float(ratio)))
-    figure, axes = pyplot.subplots(len(found), sharex=True, figsize=(9, 1 + 1.4 * len(found)), layout="constrained")
-    for axis, (work, bars) in zip(axes, found.items(), strict=True):
+    for row in rows(*files):
+        if "seconds" in row:
+            header = row if "of the limit" in row and row[0] != "seconds" else []
+        elif header and re.fullmatch(r"[\d.]+", ratio := row[header.index("of the limit")]):
+            *what, contender = row[: header.index("seconds")]
+            found[": ".join([header[0].removesuffix(", by"), *what])].append((contender, float(ratio)))
+    if not found:
+        return
+    heights = [len(bars) for bars in found.values()]
+    figure, axes = pyplot.subplots(
+        len(found), sharex=True, figsize=(9, 0.5 * len(found) + 0.25 * sum(heights)), height_ratios=heights,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for axis, (work, bars) in zip(axes.flat, found.items(), strict=True):
         names, ratios = zip(*reversed(bars), strict=True)
         axis.barh(names, ratios, color=["tab:blue" if name.startswith(OURS) else "lightgrey" for name in names])
         axis.bar_label(axis.containers[0], fmt="%.2f", padding=2)
         axis.set_title(work, loc="left", fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(FOLDER / "limit.svg", metadata={"Date": None})
+    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
 
 
 def fit(points: list[tuple[float, float]]) -> tuple[float, float, float]:
@@ -59,21 +65,24 @@ def growth() -> None:
             lines[work].append((float(amount.replace(",", "")), float(seconds.split()[0])))
     if not lines:
         return
-    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
     for work, points in lines.items():
         start, each, power = fit(points)
         amounts = numpy.geomspace(points[0][0], points[-1][0], 100)
         label = f"{work}: {start:.1f} s, and what grows by a power of {power:.2f}"
-        [line] = axis.loglog(amounts, start + each * amounts**power, label=label)
+        style = "--" if work.endswith("limit") else "-"
+        [line] = axis.loglog(amounts, start + each * amounts**power, style, label=label)
         axis.loglog(*zip(*points, strict=True), marker="o", linestyle="none", color=line.get_color())
     axis.set_xlabel("rows, or days")
     axis.set_ylabel("seconds")
     axis.grid(which="major", alpha=0.3)
-    axis.legend(frameon=False)
+    figure.legend(loc="outside lower left", frameon=False)
     figure.savefig(FOLDER / "growth.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
     matplotlib.rcParams.update({"svg.hashsalt": "benchmarks", "svg.fonttype": "none", "font.family": "sans-serif"})
-    limits()
+    limits("limit", "databases", "databases-few", "apis", "apis-many", "streams")
+    limits("shapes", "shapes")
+    limits("peers", "peers", "peers-few")
     growth()

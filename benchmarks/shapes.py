@@ -69,7 +69,7 @@ def run(rounds: int = 5, scale: float = 1) -> str:
                     title = shape.title.format(rows=rows)
                     ratio = f"{limit / median(seconds):.2f}"
                     lines.append([f"{title} → {warehouse}", NAMES[name], spread(seconds), ratio])
-    return table(["load", "by", "seconds", "of the limit"], lines)
+    return table(["from Postgres", "by", "seconds", "of the limit"], lines)
 
 
 def _fill(cursor: Any, shape: Shape, rows: int) -> None:
