@@ -3,6 +3,9 @@
 dlt asks of each value anew which table and column it belongs to, of what type that is, and how it becomes one. Here the
 answers are dlt's too, but kept, by the place and type of values. What they do not cover, such as a new column, another
 type or a filter, makes an item unusual: dlt itself takes that apart, with all that its schema may learn from it.
+
+Unusual items come first, where dlt keeps to their order. That shows in one case: where an item has a list `a__b` and
+another a JSON column of that name, from `b` in `a`, an empty list before it becomes `[]` in that column, not nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
