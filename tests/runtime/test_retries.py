@@ -177,7 +177,9 @@ OPENED = "import duckdb, sys; file = duckdb.connect(sys.argv[1]); print('opened'
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
-def test_a_file_that_another_program_has_open_is_waited_for_and_named(warehouse: Warehouse) -> None:
+def test_a_file_that_another_program_has_open_is_waited_for_and_named(
+    warehouse: Warehouse, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert Flaky().load().success
     with subprocess.Popen(
         [sys.executable, "-c", OPENED, warehouse.credentials], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -188,6 +190,7 @@ def test_a_file_that_another_program_has_open_is_waited_for_and_named(warehouse:
         program.communicate()
 
     assert not result.success
+    assert "Attempt 1" in capfd.readouterr().err
     assert f"PID {program.pid}" in failure_of(result)
     assert Flaky().load().success
     assert counted(warehouse) == (100, 100)
