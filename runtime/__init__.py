@@ -1,1 +1,1 @@
-"""How a load runs: isolated from every other run, and honest about what it did. Knows no source and no location."""
+"""How a load runs: `load` keeps it right, `instance` is what Dagster's processes need, `accelerate` makes it fast."""

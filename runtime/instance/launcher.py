@@ -1,4 +1,4 @@
-"""Starts runs in the container of their location, and notices when one has died there. The host runs it: no dlt."""
+"""Starts runs in the container of their location, and notices when one dies there."""
 
 import json
 import time
@@ -15,17 +15,17 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import ConfigurableClassData, deserialize_value
 
-# A location that answers nobody for so long is taken to be gone, with the runs in its container. Longer than a deploy.
+# After this time without an answer, a location and its runs are considered lost. Longer than a deploy.
 UNREACHABLE_SECONDS = 300
 ANSWER_SECONDS = 10
 
 
 class LocationRunLauncher(DefaultRunLauncher):
-    """Dagster's default launcher, with the health check that it lacks.
+    """Dagster's default launcher with a health check for its runs.
 
-    A run is a process of its location's gRPC server. Restart the container and the process is gone, but nobody tells
-    Dagster: the run stays STARTED for ever. The new server can be asked whether it executes the run; if it does
-    not, run monitoring marks the run as failed, and run retries start it again.
+    A run is a process of its location's gRPC server. When the container restarts, the process is gone but the run
+    stays STARTED for ever. This launcher asks the new server whether it executes the run. If not, run monitoring
+    marks the run as failed and run retries relaunch it.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -33,24 +33,24 @@ class LocationRunLauncher(DefaultRunLauncher):
         self._unreachable_since: dict[str, float] = {}
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Starts the run; one that its location does not take yet goes back to the queue (`run_queue` says how long).
+        """Starts the run, or returns it to the queue if its location does not take runs yet.
 
-        Dagster puts back only those whose location did not answer. One that is shutting down for a deploy, or that
-        cannot reach Postgres, answers and refuses: Dagster would mark those runs as failed.
+        Dagster returns a run to the queue only if its location does not answer. A location that is shutting down for
+        a deploy, or cannot reach Postgres, answers with an error: Dagster would mark the run as failed.
         """
         try:
             super().launch_run(context)
         except (DagsterLaunchFailedError, DagsterCodeLocationNotFoundError) as error:
-            if error.args == (None,):  # a refusal without a sentence: there is no such job, nor will there be
+            if error.args == (None,):  # an error without a message: the job does not exist
                 raise
-            raise DagsterUserCodeUnreachableError(f"The location does not take the run yet: {error}") from error
+            raise DagsterUserCodeUnreachableError(f"The location does not take runs yet: {error}") from error
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's process still lives. Asked by run monitoring, once per interval and started run."""
+        """Whether the run's process is alive. Run monitoring asks once per interval for each started run."""
         if GRPC_INFO_TAG not in run.tags:
             return CheckRunHealthResult(WorkerStatus.RUNNING)  # not launched yet
         try:
@@ -62,7 +62,7 @@ class LocationRunLauncher(DefaultRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.FAILED,
-            f"The process of this run is gone: the location {_location(run)} was restarted, or the process was killed",
+            f"The process of this run is gone: the location {_location(run)} was restarted or the process was killed",
         )
 
     def _is_executing(self, run: DagsterRun) -> bool:
@@ -77,7 +77,7 @@ class LocationRunLauncher(DefaultRunLauncher):
         return deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
     def _unreachable(self, run: DagsterRun) -> CheckRunHealthResult:
-        """A server that is away for a moment may still be executing; one that stays away is not."""
+        """A server that does not answer for a moment may still execute the run. Later, the run is considered lost."""
         since = self._unreachable_since.setdefault(run.run_id, time.monotonic())
         if time.monotonic() - since < UNREACHABLE_SECONDS:
             return CheckRunHealthResult(WorkerStatus.RUNNING)

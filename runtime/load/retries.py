@@ -1,4 +1,4 @@
-"""What is worth another try inside a run, and how long to wait for it."""
+"""Which errors are worth a retry within the run, and how long to wait."""
 
 import errno
 import re
@@ -20,9 +20,9 @@ from tenacity import (
 )
 
 MAX_WAIT_SECONDS = 30.0
-# Of checks: they only read, so Dagster's own way is enough. Waits 75 s in total, as long as a load does.
+# For asset checks: they only read, so Dagster's own retries are enough. They wait 75 s in total, like a load.
 CHECK_RETRIES = RetryPolicy(max_retries=4, delay=5, backoff=Backoff.EXPONENTIAL)
-# Drivers raise the same exception for a server that is away and for one that will never let this user in.
+# Drivers raise the same exception for a server that is down and for one that rejects this user.
 REFUSAL = re.compile(r"authentication failed|(role|database) .* does not exist")
 TRANSIENT = (TransientException, DestinationConnectionError, RequestsConnectionError, Timeout, OSError)
 
@@ -30,13 +30,13 @@ TRANSIENT = (TransientException, DestinationConnectionError, RequestsConnectionE
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed a moment later.
 
-    The first exception in the chain of causes that dlt or requests has an opinion on decides. A failed change of the
-    schema counts: runs that create the same table at once make each other's DDL fail, and dlt, asked again, applies
-    only what is still missing.
+    The first exception in the chain of causes that dlt or requests classifies decides. A failed schema change is
+    transient: runs that create the same table at the same time make each other's DDL fail, and a retry applies only
+    what is still missing.
     """
-    if any(_is_operational(cause) and REFUSAL.search(str(cause)) for cause in _causes(error)):
+    if any(_is_operational(cause) and REFUSAL.search(str(cause)) for cause in causes(error)):
         return False
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, SchemaUpdateError):
             return True
         if isinstance(cause, TerminalException):
@@ -51,29 +51,29 @@ def is_transient(error: BaseException) -> bool:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether there was no room for a file."""
-    return any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in _causes(error))
+    """Whether a file could not be written because the disk is full."""
+    return any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes(error))
 
 
 def retrying(attempts: int, seconds: float, log: Callable[[str], None]) -> Retrying:
-    """Up to `attempts` tries with exponential back-off, half of it random: the first wait is at most `seconds`.
+    """Up to `attempts` tries with exponential back-off, half of it random. The first wait is at most `seconds`.
 
-    Gives up early on an error that comes back unchanged twice: that is no race.
+    A schema change that fails three times with the same message is no race: it is not retried further.
     """
     messages: list[str] = []
 
-    def worth_it(error: BaseException) -> bool:
+    def is_worth_a_retry(error: BaseException) -> bool:
         messages.append(str(getattr(error, "exception", error)))
         unchanged = len(messages) > 2 and len(set(messages[-3:])) == 1
-        is_schema_update = any(isinstance(cause, SchemaUpdateError) for cause in _causes(error))
+        is_schema_update = any(isinstance(cause, SchemaUpdateError) for cause in causes(error))
         return is_transient(error) and not (unchanged and is_schema_update)
 
     def announce(state: RetryCallState) -> None:
         wait = state.next_action.sleep if state.next_action else 0
-        log(f"Attempt {state.attempt_number} of {attempts} failed, next in {wait:.1f} s: {messages[-1]}")
+        log(f"Attempt {state.attempt_number} of {attempts} failed, retrying in {wait:.1f} s: {messages[-1]}")
 
     return Retrying(
-        retry=retry_if_exception(worth_it),
+        retry=retry_if_exception(is_worth_a_retry),
         stop=stop_after_attempt(attempts),
         wait=wait_exponential(multiplier=seconds / 2, max=MAX_WAIT_SECONDS / 2)
         + wait_random_exponential(multiplier=seconds / 2, max=MAX_WAIT_SECONDS / 2),
@@ -83,11 +83,12 @@ def retrying(attempts: int, seconds: float, log: Callable[[str], None]) -> Retry
 
 
 def _is_operational(error: BaseException) -> bool:
-    """PEP 249's name for what is not the programmer's fault, whatever the driver: disconnects, deadlocks, …"""
+    """PEP 249's name, in any driver, for errors of the database's operation: disconnects, deadlocks, …"""
     return any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, and so on."""
     while error:
         yield error
         error = error.__cause__ or error.__context__

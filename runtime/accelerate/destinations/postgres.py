@@ -10,7 +10,7 @@ from dlt.common.storages.load_package import LoadJobInfo, PackageStorage
 from dlt.destinations.impl.postgres.postgres import PostgresClient
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from runtime.clients import OneStatementALine, put_around, takes_all
+from runtime.accelerate.destinations import OneStatementALine, merge_equals_insert_if_empty, wrap_statements
 
 
 class PostgresIntoNew(PostgresClient):
@@ -28,17 +28,21 @@ class PostgresIntoNew(PostgresClient):
         completed_table_chain_jobs: Sequence[LoadJobInfo] | None = None,
     ) -> list[FollowupJobRequest]:
         jobs = super().create_table_chain_completed_followup_jobs(table_chain, completed_table_chain_jobs)
-        if len(table_chain) == 1 and completed_table_chain_jobs and takes_all(table_chain, self.capabilities):
+        if (
+            len(table_chain) == 1
+            and completed_table_chain_jobs
+            and merge_equals_insert_if_empty(table_chain, self.capabilities)
+        ):
             package = Path(completed_table_chain_jobs[0].file_path).parents[1]
             if _is_new(table_chain[0], package):
-                put_around(jobs, [self._become(table_chain[0])])
+                wrap_statements(jobs, [self._promote_staging_table(table_chain[0])])
         return jobs
 
-    def _become(self, table: PreparedTableSchema) -> str:
+    def _promote_staging_table(self, table: PreparedTableSchema) -> str:
         name, staging = self.sql_client.get_qualified_table_names(str(table["name"]))
         schema = self.sql_client.fully_qualified_dataset_name()
         text = name.replace("'", "''")
-        return BECOME.format(table=name, text=text, staging=staging, schema=schema).replace("\n", " ")
+        return PROMOTE_STAGING_TABLE.format(table=name, text=text, staging=staging, schema=schema).replace("\n", " ")
 
 
 def _is_new(table: PreparedTableSchema, package: Path) -> bool:
@@ -50,7 +54,7 @@ def _is_new(table: PreparedTableSchema, package: Path) -> bool:
 
 # The merge that follows then finds nothing to do. It does all of it where another load was first, where the table has
 # rights or rules of its own (by the schema's default privileges, say), or somebody depends on it or is at work on it.
-BECOME = """
+PROMOTE_STAGING_TABLE = """
 DO $$ BEGIN
     IF EXISTS (SELECT FROM {table}) THEN RETURN; END IF;
     LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT;

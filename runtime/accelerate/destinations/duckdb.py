@@ -9,7 +9,7 @@ from dlt.common.storages.load_package import LoadJobInfo
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 from dlt.destinations.job_client_impl import SqlLoadJob
 
-from runtime.clients import OneStatementALine, put_around, takes_all
+from runtime.accelerate.destinations import OneStatementALine, merge_equals_insert_if_empty, wrap_statements
 
 
 class MergedFromFile(RunnableLoadJob, HasFollowupJobs):
@@ -44,13 +44,15 @@ class DuckDbFromFiles(DuckDbClient):
         )
         tables = [self.sql_client.make_qualified_table_name(str(table["name"])) for table in table_chain]
         are_new = " AND ".join(f"NOT EXISTS (FROM {table})" for table in tables)
-        before = [f"SET VARIABLE are_new = {are_new if takes_all(table_chain, self.capabilities) else 'false'}"]
+        if not merge_equals_insert_if_empty(table_chain, self.capabilities):
+            are_new = "false"
+        before = [f"SET VARIABLE are_new = {are_new}"]
         after: list[str] = []
         for table_name, group in groupby(files, key=lambda file: file[0]):
             show, hide = self._view(table_name, [path for _, path in group])
             before += show
             after += hide
-        put_around(jobs, before, after)
+        wrap_statements(jobs, before, after)
         return jobs
 
     def _is_staged(self, table_name: str) -> bool:

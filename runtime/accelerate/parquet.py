@@ -1,4 +1,4 @@
-"""How rows become Parquet files on their way into a warehouse: plain, and by whole columns where they come so."""
+"""Writes whole columns into Parquet files, where dlt writes rows."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from dlt.common import json
 from dlt.common.data_writers.writers import ParquetDataWriter
-from dlt.common.destination.configuration import ParquetFormatConfiguration
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow.parquet import ParquetWriter
 
 Row = dict[str, Any]
 
-# A file is read once, on this disk, a moment later: a million rows load into DuckDB in 0.95 of the time.
-PLAIN = ParquetFormatConfiguration(compression="none")
-
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnBatch:
     """Rows of a table by its columns, each with a value per row. Where a column is missing, it is null."""
 
     size: int
@@ -35,7 +30,7 @@ class Columns:
         return (self.size,)
 
     @classmethod
-    def of(cls, rows: Sequence[Row], names: Sequence[str]) -> "Columns":
+    def of(cls, rows: Sequence[Row], names: Sequence[str]) -> "ColumnBatch":
         return cls(len(rows), {name: [row.get(name) for row in rows] for name in names})
 
     def to_rows(self) -> list[Row]:
@@ -59,35 +54,25 @@ class Columns:
         return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
-def _create_writer(self: ParquetDataWriter, schema: "pyarrow.Schema") -> "ParquetWriter":
-    """Plain files have no dictionaries either: a third of the time for a million rows. dlt has no setting for it."""
-    from pyarrow.parquet import ParquetWriter
-
-    if self.parquet_format.compression != PLAIN.compression:
-        return _dlt_create_writer(self, schema)
-    kept = ("version", "coerce_timestamps", "allow_truncated_timestamps", "use_compliant_nested_type")
-    options = {name: getattr(self.parquet_format, name) for name in kept}
-    return ParquetWriter(self._f, schema, compression="none", use_dictionary=False, **options)
-
-
 def _write_data(self: Any, items: Sequence[Any]) -> None:
     """Rows as dlt does, and columns, which it does not know."""
     import pyarrow
 
-    if not any(isinstance(item, Columns) for item in items):
+    if not any(isinstance(item, ColumnBatch) for item in items):
         return _dlt_write_data(self, items)
     tables = []
     for kind, group in groupby(items, type):
         some: list[Any] = list(group)
-        if kind is not Columns:
-            some = [Columns.of(some, self.schema.names)]
+        if kind is not ColumnBatch:
+            some = [ColumnBatch.of(some, self.schema.names)]
         tables += [columns.to_table(self.schema, self.nested_indices) for columns in some]
     table = pyarrow.concat_tables(tables)
     self.writer.write_table(table, row_group_size=self.parquet_format.row_group_size)
     self.items_count += len(table)
 
 
-_dlt_create_writer = ParquetDataWriter._create_writer
-ParquetDataWriter._create_writer = _create_writer  # type: ignore[method-assign]
 _dlt_write_data = ParquetDataWriter.write_data
-ParquetDataWriter.write_data = _write_data  # type: ignore[method-assign]
+
+
+def install() -> None:
+    ParquetDataWriter.write_data = _write_data  # type: ignore[method-assign]

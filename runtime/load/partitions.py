@@ -1,4 +1,4 @@
-"""What a run's partition means to dlt: a time window is an interval, a name is a history of its own."""
+"""What a run's partition means to dlt: a time window is an interval; a name has cursors of its own."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,10 +9,10 @@ from dlt.extract.incremental.context import TimeIntervalContext
 
 
 def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
-    """Within it, every incremental of a source reads the run's time window, `[start, end)`, and keeps its cursor.
+    """Within it, every incremental of a source reads the run's time window `[start, end)` and keeps its cursor.
 
-    dagster-dlt tells dlt nothing of the partition: each day would load everything since the cursor. A backfill over
-    a range of days in one run is one window.
+    dagster-dlt does not pass the partition to dlt: each day would load everything since the cursor. A range of days
+    in one run is one window.
     """
     if not (context.has_partition_key or context.has_partition_key_range) or _time_dimension(context) is None:
         return nullcontext()
@@ -22,7 +22,7 @@ def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
 
 
 def partition_label(context: OpExecutionContext) -> str:
-    """The run's partition or range of partitions, whatever its kind: what no second run may load at the same time."""
+    """The run's partition or range of partitions of any kind. No two runs may load the same one at the same time."""
     if context.has_partition_key:
         return context.partition_key
     if context.has_partition_key_range:
@@ -31,7 +31,7 @@ def partition_label(context: OpExecutionContext) -> str:
 
 
 def named_partition(context: OpExecutionContext) -> str | None:
-    """The part of the run's partition key that is not a time window, or None."""
+    """The part of the run's partition key that is not a time window, or None if there is none."""
     if not context.has_partition_key:
         return None
     key, partitions_def = context.partition_key, _partitions_def(context)

@@ -25,25 +25,25 @@ from dlt.common.time import normalize_timezone
 from dlt.normalize import worker
 from dlt.normalize.items_normalizers import JsonLItemsNormalizer
 
-from runtime.parquet import Columns
+from runtime.accelerate.parquet import ColumnBatch
 
 Item = dict[str, Any]
 
 
-class UnusualItem(Exception):
+class FallbackToDlt(Exception):
     """An item that takes dlt itself."""
 
 
 # What values become: a column, as they are or of another type; columns of the same rows, if they are dicts; rows of a
-# child table, if they are lists; nothing, if they are null. And how: the column's name, a function, a Place, a Nested.
+# child table, if they are lists; nothing, if they are null. And how: a name, a function, a RowPath, a ChildTable.
 VALUE, COERCED, FIELDS, ROWS, NOTHING = range(5)
-Becomes = tuple[int, str, Any]
+ColumnPlan = tuple[int, str, Any]
 
 TOGETHER = 250  # items: with all of a file's 5,000, normalizing 10,000 issues takes 1.1 times as long
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class RowPath:
     """Where dicts are in the items: the rows of a table, or with a `path` parts of them. Levels are dlt's limit."""
 
     table: str
@@ -53,16 +53,16 @@ class Place:
     level: int
     names: dict[str, Any]  # of the row's columns and lists, and the keys that they come from
     path: tuple[str, ...] = ()
-    known: dict[tuple[str, type], Becomes] = field(default_factory=dict)  # by key, and type of value
+    known: dict[tuple[str, type], ColumnPlan] = field(default_factory=dict)  # by key, and type of value
 
 
 @dataclass(slots=True, eq=False)
-class Nested:
+class ChildTable:
     """Lists at a place, of which the elements are rows of a child table."""
 
-    place: Place
+    place: RowPath
     key: str
-    rows: Place | None = None  # known once there are any
+    rows: RowPath | None = None  # known once there are any
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Batch:
     items: Sequence[int]  # by row: which item it comes from
     unusual: set[int]  # items
     columns: dict[str, Sequence[Any]]
-    lists: dict[Nested, Sequence[Any]] = field(default_factory=dict)
+    lists: dict[ChildTable, Sequence[Any]] = field(default_factory=dict)
 
     def put(self, into: dict[Any, Sequence[Any]], name: Any, values: Sequence[Any], at: Sequence[int] | None) -> None:
         """Makes values a column, or puts them into one at the rows `at`."""
@@ -88,12 +88,12 @@ class Batch:
         self.unusual.update(self.items if at is None else (self.items[row] for row in at))
 
 
-class LearningNormalizer(JsonLItemsNormalizer):
+class ColumnarNormalizer(JsonLItemsNormalizer):
     """Fast with what it knows. Makes the same rows, and the same schema, as dlt's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._roots: dict[str, Place] = {}
+        self._roots: dict[str, RowPath] = {}
 
     def _normalize_chunk(
         self, root_table_name: str, items: list[Any], may_have_pua: bool, skip_write: bool
@@ -122,7 +122,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
             batches, unusual = self._batches(root_table_name, items)
             if not unusual:
                 for table, batch in batches:
-                    self._write(table, Columns(len(batch.items), batch.columns))
+                    self._write(table, ColumnBatch(len(batch.items), batch.columns))
                 return
             order = sorted(unusual)
             learned = by_dlt([items[n] for n in order[:number]])
@@ -136,7 +136,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
             items = [item for n, item in enumerate(items) if n not in taken]
             number *= 2
 
-    def _write(self, table: str, rows: Columns) -> None:
+    def _write(self, table: str, rows: ColumnBatch) -> None:
         is_parquet = issubclass(self.item_storage.writer_cls, ParquetDataWriter)
         columns = self.schema.get_table_columns(table)
         self.item_storage.write_data_item(
@@ -151,7 +151,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
             return [], unusual
         try:
             root = self._roots.get(root_table_name) or self._learn_root(root_table_name)
-        except UnusualItem:
+        except FallbackToDlt:
             return [], set(range(len(items)))
         normalizer: Any = self.schema.data_item_normalizer
         ids = generate_dlt_ids(len(items))
@@ -163,7 +163,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
         return list(self._descend(root, items, batch, ids if self._passes_root_id(root.table) else [])), unusual
 
     def _descend(
-        self, place: Place, dicts: Sequence[Item], batch: Batch, root_ids: Sequence[str]
+        self, place: RowPath, dicts: Sequence[Item], batch: Batch, root_ids: Sequence[str]
     ) -> Iterator[tuple[str, Batch]]:
         """Fills a batch with the rows of dicts, and makes those of the lists in them."""
         self._fill(place, dicts, None, batch)
@@ -175,7 +175,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
                 continue
             try:
                 child = nested.rows or self._learn_list(nested)
-            except UnusualItem:
+            except FallbackToDlt:
                 batch.refuse(row for row, length in enumerate(lengths) if length)
                 continue
             elements = [element for one in lists for element in one or ()]
@@ -193,7 +193,7 @@ class LearningNormalizer(JsonLItemsNormalizer):
             rows = [one if type(one) is dict else {normalizer.c_value: one} for one in elements]
             yield from self._descend(child, rows, Batch(items, batch.unusual, given), roots)
 
-    def _fill(self, place: Place, dicts: Sequence[Item], at: Sequence[int] | None, batch: Batch) -> None:
+    def _fill(self, place: RowPath, dicts: Sequence[Item], at: Sequence[int] | None, batch: Batch) -> None:
         """Puts dicts into the rows `at` of a batch, or into all."""
         groups: list[tuple[Sequence[Item], Sequence[int] | None]] = [(dicts, at)]
         if len(set(map(tuple, dicts))) > 1:
@@ -211,11 +211,11 @@ class LearningNormalizer(JsonLItemsNormalizer):
                     some = zip(values, where or range(len(values)), strict=True)
                     self._put(place, key, *_unzipped(pair for pair in some if type(pair[0]) is kind), batch)
 
-    def _put(self, place: Place, key: str, values: Sequence[Any], at: Sequence[int] | None, batch: Batch) -> None:
+    def _put(self, place: RowPath, key: str, values: Sequence[Any], at: Sequence[int] | None, batch: Batch) -> None:
         """Puts values of one key and type where they belong."""
         try:
             becomes, name, how = place.known.get((key, type(values[0]))) or self._learn(place, key, values[0])
-        except UnusualItem:
+        except FallbackToDlt:
             batch.refuse(at)
             return
         if becomes == VALUE:
@@ -236,27 +236,27 @@ class LearningNormalizer(JsonLItemsNormalizer):
         normalizer: Any = self.schema.data_item_normalizer
         return bool(normalizer._get_propagation_mapping and normalizer._get_propagation_mapping(table, True))
 
-    def _learn_root(self, name: str) -> Place:
+    def _learn_root(self, name: str) -> RowPath:
         normalizer: Any = self.schema.data_item_normalizer
         table = normalizer._normalize_table_identifier(name)
         if table not in self.schema.tables or normalizer._get_root_row_id_type(table) in ("key_hash", "row_hash"):
-            raise UnusualItem
+            raise FallbackToDlt
         given = {normalizer.c_dlt_load_id, normalizer.c_dlt_id}
         passed = normalizer._get_propagation_mapping and normalizer._get_propagation_mapping(table, True)
         if passed and passed != {normalizer.c_dlt_id: normalizer.c_dlt_root_id}:
-            raise UnusualItem
+            raise FallbackToDlt
         level = normalizer._get_table_nesting_level(table, normalizer.max_nesting)
         self._roots[name] = place = self._place(table, (table,), level, given)
         return place
 
-    def _place(self, table: str, origin: tuple[str, ...], level: int, given: set[str]) -> Place:
+    def _place(self, table: str, origin: tuple[str, ...], level: int, given: set[str]) -> RowPath:
         """A place where rows of a table are, who have the columns `given` from elsewhere."""
         columns = self.schema.get_table_columns(table) if table in self.schema.tables else {}
         if not given <= set(columns):
-            raise UnusualItem  # its first rows are dlt's, whose schema learns of them
-        return Place(table, columns, origin, level, level, dict.fromkeys(given))
+            raise FallbackToDlt  # its first rows are dlt's, whose schema learns of them
+        return RowPath(table, columns, origin, level, level, dict.fromkeys(given))
 
-    def _learn(self, place: Place, key: str, value: Any) -> Becomes:
+    def _learn(self, place: RowPath, key: str, value: Any) -> ColumnPlan:
         """What values of this key and type become, by what dlt would say to each."""
         normalizer: Any = self.schema.data_item_normalizer
         identifier = normalizer._normalize_identifier(key) if key and not key.isspace() else "_empty"
@@ -267,19 +267,21 @@ class LearningNormalizer(JsonLItemsNormalizer):
             learned = self._learn_value(place, name, value)
         elif kind is dict:
             path = (*place.path, identifier)
-            part = Place(place.table, place.columns, place.origin, place.row_level, place.level - 1, place.names, path)
+            part = RowPath(
+                place.table, place.columns, place.origin, place.row_level, place.level - 1, place.names, path
+            )
             learned = FIELDS, name, part
         else:
-            learned = ROWS, name, Nested(place, key)
+            learned = ROWS, name, ChildTable(place, key)
         place.known[key, kind] = learned
         return learned
 
-    def _claim(self, place: Place, name: str, key: str) -> None:
+    def _claim(self, place: RowPath, name: str, key: str) -> None:
         """Of two keys for one name, dlt knows which comes last."""
         if place.names.setdefault(name, (place.path, key)) != (place.path, key):
-            raise UnusualItem
+            raise FallbackToDlt
 
-    def _learn_list(self, nested: Nested) -> Place:
+    def _learn_list(self, nested: ChildTable) -> RowPath:
         """The place of the rows in a list that is not empty."""
         normalizer: Any = self.schema.data_item_normalizer
         place, key = nested.place, nested.key
@@ -288,28 +290,28 @@ class LearningNormalizer(JsonLItemsNormalizer):
         self._claim(place, f"list {table}", key)
         mapping = normalizer._get_propagation_mapping
         if not normalizer._should_be_nested(table) or (mapping and mapping(table, False)):
-            raise UnusualItem
+            raise FallbackToDlt
         given = {normalizer.c_dlt_id, normalizer.c_dlt_parent_id, normalizer.c_dlt_list_idx}
         if self._passes_root_id(place.origin[0]):
             given.add(normalizer.c_dlt_root_id)
         nested.rows = self._place(table, origin, place.row_level - 1, given)
         return nested.rows
 
-    def _learn_value(self, place: Place, name: str, value: Any) -> Becomes:
+    def _learn_value(self, place: RowPath, name: str, value: Any) -> ColumnPlan:
         if value is None:
             try:
                 self._coerce_null_value(self.schema.tables[place.table]["columns"], place.table, name)
             except CannotCoerceNullException:
-                raise UnusualItem from None
+                raise FallbackToDlt from None
             return NOTHING, name, None
         column = place.columns.get(name)
         have, want = self._type_map.get(type(value)), (column or {}).get("data_type")
         if not column or not have or not want:
-            raise UnusualItem
+            raise FallbackToDlt
         if have == want != "timestamp":
             return VALUE, name, None
         if not self._can_coerce_type(want, have):
-            raise UnusualItem
+            raise FallbackToDlt
         coerce = partial(self._coerce_type, want, have)
         if want != "timestamp":
             return COERCED, name, lambda values: list(map(coerce, values))
@@ -344,4 +346,5 @@ def _fails(coerce: Callable[[Sequence[Any]], Any], value: Any) -> bool:
     return False
 
 
-setattr(worker, "JsonLItemsNormalizer", LearningNormalizer)  # noqa: B010  # dlt has no other way to name one
+def install() -> None:
+    setattr(worker, "JsonLItemsNormalizer", ColumnarNormalizer)  # noqa: B010  # dlt has no setting for it

@@ -1,6 +1,7 @@
-"""What a load says about itself in Dagster's catalogue. Reads dlt's schema and trace, and changes neither."""
+"""What Dagster's catalogue shows of a table and of its loads. Reads dlt's schema and trace, and changes neither."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -8,12 +9,11 @@ from typing import Any
 
 import dlt
 from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSchema
-from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 from dlt.common.destination.client import JobClientBase
 from dlt.common.pipeline import LoadInfo
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TTableSchema
-from dlt.common.schema.utils import get_nested_tables
+from dlt.common.schema.utils import get_nested_tables, new_table
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.extract.resource import DltResource
@@ -22,9 +22,10 @@ from dlt.extract.resource import DltResource
 def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipeline) -> Mapping[str, Any]:
     """Rows, columns, names and times of one resource's tables in one load.
 
-    `rows_loaded` counts the rows that the load brought into the resource's own tables, `rows_loaded/<table>` those of
-    each table, children included: rows sent, not rows in the warehouse. An empty load counts 0. Times are seconds
-    and cover all resources of the load, as do bytes (files sent to the warehouse).
+    `rows_loaded` is the number of rows that the load sent to the resource's own tables, `rows_loaded/<table>` the
+    number for each table, child tables included. Both are 0 for an empty load. `jobs` lists the files that were loaded
+    into these tables. Times and `bytes_loaded` cover all resources of the load. Has every key that dagster-dlt's own
+    metadata has, and no local path.
     """
     schema = _schema_of(resource, load_info, pipeline)
     tables = tables_of(resource.name, schema) if schema else {}
@@ -35,14 +36,29 @@ def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.
         **{f"rows_loaded/{name}": MetadataValue.int(sent.get(name, 0)) for name in tables},
         **{name: _table_schema(schema, name) for name in tables if schema and name not in roots[:1]},
         **_load_metadata(load_info, pipeline),
+        "jobs": _jobs(load_info, tables),
     }
-    if schema and len(roots) == 1:  # a resource that sends each row to a table of its own choice has no single one
-        metadata |= TableMetadataSet(
-            column_schema=_table_schema(schema, roots[0]),
-            table_name=qualified_name(pipeline, schema, roots[0]),
-            storage_kind=load_info.destination_name,
-        )
+    if schema and len(roots) == 1:  # a resource with a dynamic table name has no single table
+        metadata |= {
+            "dagster/column_schema": _table_schema(schema, roots[0]),
+            "dagster/table_name": qualified_name(pipeline, schema, roots[0]),
+            "dagster/storage_kind": load_info.destination_name,
+        }
     return metadata
+
+
+def declared_columns(resource: DltResource) -> TableSchema | None:
+    """The columns that the source declares with a type, which is all that is known of a table before its first load.
+
+    None if there are no such columns, or if they depend on the data.
+    """
+    columns = resource.columns
+    if not columns or callable(columns):
+        return None
+    schema = Schema("declared")
+    schema.update_table(new_table("columns", columns=list(columns.values())))  # with their names in the warehouse
+    declared = _table_schema(schema, "columns")
+    return declared if declared.columns else None
 
 
 def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipeline) -> Schema | None:
@@ -59,7 +75,7 @@ def tables_of(resource_name: str, schema: Schema) -> dict[str, TTableSchema]:
     """A resource's tables that have columns, each followed by its descendants."""
     roots = [name for name, table in schema.tables.items() if table.get("resource") == resource_name]
     tables = {str(table["name"]): table for root in roots for table in get_nested_tables(schema.tables, root)}
-    # Asked of these alone: `schema.data_tables()` asks it of all, and a load's time would grow with their square.
+    # Not `schema.data_tables()`: it looks at all tables, so the time of a load would grow quadratically.
     return {name: table for name, table in tables.items() if schema.get_table_columns(name)}
 
 
@@ -93,8 +109,10 @@ def _load_metadata(load_info: LoadInfo, pipeline: dlt.Pipeline) -> dict[str, Any
         for step in steps
         if step.step in ("extract", "normalize", "load") and step.finished_at
     }
+    times = {"started_at": load_info.started_at, "finished_at": load_info.finished_at}  # of the step `load`
     jobs = [job for package in load_info.load_packages for job in package.jobs["completed_jobs"]]
     return {
+        **{name: str(time) for name, time in times.items() if time},
         "destination_name": load_info.destination_name,
         "destination_type": load_info.destination_type,
         "dataset_name": load_info.dataset_name,
@@ -106,13 +124,25 @@ def _load_metadata(load_info: LoadInfo, pipeline: dlt.Pipeline) -> dict[str, Any
     }
 
 
+def _jobs(load_info: LoadInfo, tables: Collection[str]) -> list[dict[str, Any]]:
+    """The load jobs of these tables, one file each, with dlt's names."""
+    return [
+        {name: str(value) if isinstance(value, datetime) else value for name, value in job.asdict().items()}
+        | {"file_path": Path(job.file_path).name}  # the folder is private to the run, and deleted by now
+        for package in load_info.load_packages
+        for jobs in package.jobs.values()
+        for job in jobs
+        if job.job_file_info.table_name in tables
+    ]
+
+
 def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> str:
-    """`<database>.<dataset>.<table>`, as a query would write it."""
+    """`<database>.<dataset>.<table>`, as in a query."""
     client = _client(pipeline, schema.name)
     if not isinstance(client, SqlJobClientBase):
         return f"{pipeline.dataset_name}.{table_name}"
     path = client.sql_client.make_qualified_table_name_path(table_name, quote=False)
-    if len(path) == 2:  # no catalogue in this destination's names: the connection is bound to a database
+    if len(path) == 2:  # names have no catalogue here: the connection is bound to one database
         credentials = client.config.credentials
         database = getattr(credentials, "database", None) or ""
         path = [Path(database).stem if isinstance(credentials, DuckDbCredentials) else database, *path]
@@ -121,5 +151,5 @@ def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> s
 
 @lru_cache(maxsize=1)
 def _client(pipeline: dlt.Pipeline, schema_name: str) -> JobClientBase:
-    """For all tables of a load: dlt reads the whole schema each time, and the time would grow with their square."""
+    """Cached, because dlt reads the whole schema each time: with many tables the time would grow quadratically."""
     return pipeline.destination_client(schema_name)

@@ -1,0 +1,27 @@
+"""The libraries that each run imports before its own code, imported once in the process that runs are forked from.
+
+Nothing here may start a thread: a fork has only the thread that forked, and its locks stay as they were.
+"""
+
+# ruff: noqa: F401
+
+import gc
+import os
+
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # else Arrow starts a thread at import
+
+import dagster_dlt
+import dlt.sources.helpers.rest_client
+import pyarrow.compute
+import pyarrow.parquet
+import upath.implementations.local
+from dagster._grpc import server
+
+from runtime import accelerate
+from runtime.accelerate import destinations
+from runtime.instance import storage
+from runtime.load import checks, resource, translator, warehouse
+
+accelerate.install()  # before a run opens its instance, for the sake of connections
+destinations.import_driver(warehouse.warehouse_name())
+gc.freeze()  # else the garbage collector writes to every object, which copies the memory that forks share

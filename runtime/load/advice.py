@@ -1,0 +1,113 @@
+"""What to do about an error, in one sentence."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from traceback import FrameSummary, extract_tb
+
+from dlt.common.configuration.exceptions import (
+    ConfigFieldMissingException,
+    LookupTrace,
+    LookupTraces,
+    NestedLookupTraces,
+    flatten_traces,
+)
+from dlt.common.configuration.providers import EnvironProvider
+from dlt.common.exceptions import MissingDependencyException
+
+from runtime.load.configuration import OF_DLT
+from runtime.load.retries import causes
+
+PROJECT_FILE = re.compile(r"(code_locations|dlt_sources)[/\\].*")
+PROJECT_PACKAGES = ("code_locations", "dlt_sources", "runtime")
+ENVIRONMENT = EnvironProvider().name
+SECRET_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&])[^\s=&]+=[^\s&]+")
+
+
+def advice(error: BaseException) -> str:
+    """What to set, to install or to look at, and the line of the project that led there. Contains no secret."""
+    place = _place(error)
+    sentence = missing_settings(error) or _missing_package(error, place) or _first_line(error)
+    return f"{sentence} ({place})" if place else sentence
+
+
+def missing_settings(error: BaseException) -> str | None:
+    """Names the variables that must be set, if the lack of them caused the error."""
+    for cause in causes(error):
+        if isinstance(cause, ConfigFieldMissingException):
+            names = [name for traces in cause.traces.values() for name in _variables(traces)]
+            return _are_missing(names or cause.fields)
+        frames = _frames(cause)
+        if isinstance(cause, KeyError) and frames and frames[-1].filename in (os.__file__, "<frozen os>"):
+            return _are_missing([str(cause.args[0])])  # os.environ["…"]
+    return None
+
+
+def _are_missing(names: Sequence[str]) -> str:
+    verb, pronoun = ("is", "it") if len(names) == 1 else ("are", "them")
+    return f"{', '.join(names)} {verb} missing, empty or a placeholder: set {pronoun} and restart the location."
+
+
+def _variables(traces: NestedLookupTraces) -> Iterator[str]:
+    """The variables of one missing field. Credentials can be given as a whole or in parts."""
+    if variable := _variable([trace for trace in traces if isinstance(trace, LookupTrace)]):
+        yield variable
+    kinds = [trace for trace in traces if isinstance(trace, LookupTraces)]  # of credentials that the field accepts
+    missing = [(name, _variable(flatten_traces(found))) for kind in kinds for name, found in kind.traces.items()]
+    parts = {part: part.removesuffix(f"__{name.upper()}") for name, part in missing if part}
+    if any(kind.resolved_fields_set for kind in kinds):
+        yield from parts
+    elif parts:
+        yield f"{next(iter(parts.values()))} (or its parts {', '.join(parts)})"
+
+
+def _variable(traces: Sequence[LookupTrace]) -> str | None:
+    """Of the variables that dlt has tried, the one for the whole source or destination.
+
+    dlt tries SOURCES__<SECTION>__<NAME>__X, then SOURCES__<SECTION>__X, and in the end X, which is everybody's.
+    """
+    tried = [trace for trace in traces if trace.provider == ENVIRONMENT]
+    if not tried:
+        return None
+    owner = max((trace.sections for trace in tried), key=len)[:2]
+    ours = [trace for trace in tried if list(trace.sections[:2]) == list(owner)]
+    return min(ours, key=lambda trace: (len(trace.sections), len(trace.key))).key
+
+
+def _missing_package(error: BaseException, place: str | None) -> str | None:
+    """How to install what could not be imported, if that is what caused the error."""
+    option = "--group verified " if place and re.match(r"dlt_sources[/\\]verified", place) else ""
+    for cause in causes(error):
+        if isinstance(cause, MissingDependencyException):
+            packages = " ".join(f"'{name}'" for name in cause.dependencies)
+            return f"{packages} must be installed: run `uv add {option}{packages}` and build the image again."
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            if cause.name.partition(".")[0] in PROJECT_PACKAGES:
+                return None
+            # Its package may have another name: `bson` comes with pymongo, and breaks it if installed by itself.
+            return (
+                f"The module {cause.name} is not installed: run `uv add {option}<package>` (the requirements.txt of "
+                "the source has the name) and build the image again."
+            )
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    values = {value: name for name, value in os.environ.items() if OF_DLT.search(name) and len(value) > 3}
+    for value in sorted(values, key=len, reverse=True):
+        line = line.replace(value, f"${values[value]}")
+    return ": ".join(filter(None, [type(error).__name__, SECRET_IN_URL.sub("***", line)]))
+
+
+def _place(error: BaseException) -> str | None:
+    """The last file and line of a location or a source on the way to the error."""
+    places = [(frame.filename, frame.lineno) for frame in _frames(error)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    own = [f"{match[0]}:{line}" for file, line in places if (match := PROJECT_FILE.search(file))]
+    return own[-1] if own else None
+
+
+def _frames(error: BaseException) -> Sequence[FrameSummary]:
+    return extract_tb(error.__traceback__)

@@ -1,0 +1,128 @@
+"""The pipeline of one run: a private copy of the pipeline that the asset names."""
+
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dagster import OpExecutionContext
+from dlt.common.exceptions import TerminalException
+from dlt.common.pipeline import LoadInfo
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from runtime.load.directories import data_directory
+from runtime.load.guards import check_destination, check_run
+from runtime.load.locks import duckdb_file_lock
+from runtime.load.partitions import named_partition
+from runtime.load.retries import disk_is_full, retrying
+from runtime.load.sweep import staging_layout, sweep_staging
+
+
+class LoadFailed(TerminalException):
+    """A load that was retried in vain or cannot succeed. The run must not start again from the beginning."""
+
+    step = "load"
+
+    def __init__(self, failure: PipelineStepFailed) -> None:
+        super().__init__(str(failure))
+        self.exception = failure.exception
+
+
+class RunPipeline(dlt.Pipeline):
+    """A dlt pipeline that checks what it is about to do, waits for DuckDB's file and retries loads.
+
+    `pipeline.run()` syncs, extracts, normalizes and loads. Only sync and load touch the warehouse, so runs keep
+    extracting while another run loads.
+    """
+
+    op: OpExecutionContext
+
+    def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
+        check_run(self.op, data, {**arguments, "refresh": arguments.get("refresh") or self.refresh})
+        return super().run(data, **arguments)
+
+    def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
+        with duckdb_file_lock(self, self.op.log.info):
+            super()._sync_destination(*args, **kwargs)
+
+    def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
+        check_destination(self)
+        # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
+        # disposition. Ten attempts: when n first loads start together, one of them can lose n - 1 DDL races.
+        try:
+            for attempt in retrying(attempts=10, seconds=0.2, log=self.op.log.info):
+                with attempt, duckdb_file_lock(self, self.op.log.info):
+                    return super().load(*args, **kwargs)
+        except PipelineStepFailed as failure:
+            raise LoadFailed(failure) from failure
+        raise AssertionError("tenacity either returns or raises")
+
+
+@contextmanager
+def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[RunPipeline]:
+    """Yields a copy of `template` that shares nothing with any other run, and cleans up afterwards.
+
+    The working directory is private because dagster-dlt wipes it before each run, including the packages of other
+    runs. The staging dataset is private because dlt truncates it, including rows that another run is about to merge.
+    Both names contain the run's id, so that leftovers of a crash can be told from what a running load needs.
+    """
+    run_id, step_key = op.run.run_id, str(op.op_handle).replace(".", "_")
+    directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
+    destination = deepcopy(template.destination)
+    staging = destination.config_params["staging_dataset_name_layout"] = staging_layout(run_id, step_key)
+    schemas = template.schemas.config
+    pipeline = RunPipeline(
+        pipeline_name=state_name(template, named_partition(op)),
+        pipelines_dir=str(directory),
+        pipeline_salt=template.pipeline_salt,
+        destination=destination,
+        staging=deepcopy(template.staging),
+        dataset_name=template.dataset_name,
+        import_schema_path=schemas.import_schema_path or "",
+        export_schema_path=schemas.export_schema_path or "",
+        dev_mode=False,
+        progress=template.collector,
+        must_attach_to_local_pipeline=False,
+        config=template.config,
+        refresh=template.refresh,
+    )
+    pipeline.dataset_name = template.dataset_name  # a configured dataset_name_layout was already applied to it
+    pipeline.op = op
+    full = False
+    try:
+        yield pipeline
+        for attempt in directory.parent.glob(f"{step_key}-*"):  # this attempt and those that failed before it
+            shutil.rmtree(attempt, ignore_errors=True)
+        with suppress(OSError):  # another op of the run still works in it
+            directory.parent.rmdir()
+    except (Exception, TerminalException) as error:  # dlt's TerminalException is no Exception
+        full = disk_is_full(error)
+        raise
+    finally:
+        if pipeline.is_active:
+            pipeline.deactivate()
+        try:
+            if pipeline.default_schema_name:  # otherwise nothing was extracted or staged
+                sweep_staging(pipeline, staging, op.instance, op.log.info)
+        except Exception as error:  # must neither fail a load nor hide why it failed
+            op.log.info(f"Staging datasets stay until a later run drops them: {error}")
+        if full:  # the files are incomplete and the space is needed
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def state_name(template: dlt.Pipeline, state_scope: str | None) -> str:
+    """The pipeline name under which dlt keeps the state of `state_scope`, for example a named partition.
+
+    dlt keeps one state per pipeline name and the last writer wins: parallel partitions would overwrite each other's
+    cursors. Each scope therefore gets a pipeline name of its own.
+    """
+    if state_scope is None:
+        return template.pipeline_name
+    readable = re.sub(r"\W+", "_", state_scope).strip("_").lower()[:40]
+    return f"{template.pipeline_name}__{readable}_{zlib.crc32(state_scope.encode()):08x}"

@@ -1,0 +1,98 @@
+"""The warehouse that loads go to: the `WAREHOUSE` switch, and the pipelines that point at it."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import dlt
+from dlt.common.destination import AnyDestination, Destination
+from dlt.common.destination.exceptions import DestinationUndefinedEntity, UnknownDestinationModule
+from dlt.destinations.sql_client import SqlClientBase, WithSchemas
+
+from runtime.load.directories import import_directory
+from runtime.load.locks import duckdb_file_lock
+
+DEFAULT_WAREHOUSE = "duckdb"
+DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
+# dlt's default truncates the table before it loads: a reader then, or after a crash, would find it empty.
+REPLACE = {"replace_strategy": "insert-from-staging"}
+# Used unless dlt's own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…).
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "duckdb": REPLACE | {"preferred_loader_file_format": "parquet"},  # dlt's default sends rows as SQL text
+    # Each job holds two connections. dlt's default of 20 jobs would take 40 of the 100 that a server has by default.
+    "postgres": REPLACE | {"max_parallel_load_jobs": 4},
+    "snowflake": REPLACE,
+    "filesystem": {"preferred_loader_file_format": "parquet"},
+}
+
+# Makes the destination of that name, if it is not the one that dlt has under it. See `use_destination`.
+_factories: dict[str, Callable[..., AnyDestination]] = {}
+
+
+def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
+    """The pipeline that a `@dlt_assets` names. It says where to load and is never run itself.
+
+    dlt stores cursors under `pipeline_name`, so it must never change. The working directory is private to this
+    process: `dlt.pipeline()` writes there at import, and two processes that import the same location at the same
+    time would otherwise delete each other's files.
+
+    Raises:
+        ValueError: `WAREHOUSE` is not the name of a dlt destination.
+    """
+    return dlt.pipeline(
+        pipeline_name=pipeline_name,
+        dataset_name=dataset_name,
+        destination=_destination(),
+        pipelines_dir=import_directory(),
+    )
+
+
+def use_destination(name: str, factory: Callable[..., AnyDestination]) -> None:
+    """Pipelines made from now on load through `factory` when `WAREHOUSE` is `name`."""
+    _factories[name] = factory
+
+
+def count(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
+    """The result of a `SELECT count(*) …` in the pipeline's dataset, or None if a table does not exist yet.
+
+    Parameters are written as `%s` in the statement.
+    """
+    try:
+        with duckdb_file_lock(pipeline), _reader(pipeline) as client:
+            rows = client.execute_sql(sql, *parameters)
+    except DestinationUndefinedEntity:
+        return None
+    return int(rows[0][0]) if rows else None
+
+
+def warehouse_name() -> str:
+    """The name of the destination that `WAREHOUSE` selects."""
+    return os.environ.get("WAREHOUSE", "").strip() or DEFAULT_WAREHOUSE
+
+
+def _reader(pipeline: dlt.Pipeline) -> SqlClientBase[Any]:
+    """A client for queries. Tables that are files exist for it only if dlt reads their schema first."""
+    client = pipeline.sql_client()
+    return pipeline.dataset().sql_client if isinstance(client, WithSchemas) else client
+
+
+def _destination() -> AnyDestination:
+    name = warehouse_name()
+    options = {key: value for key, value in OPTIONS.get(name, {}).items() if not _configured(name, key)}
+    if name == "duckdb" and not _configured(name, "credentials"):
+        options["credentials"] = DEFAULT_DUCKDB_FILE
+    make = _factories.get(name) or partial(Destination.from_reference, name)
+    try:
+        destination = make(**options)
+    except UnknownDestinationModule as error:
+        raise ValueError(
+            f"WAREHOUSE={name} is not a destination that dlt knows. Set it to duckdb, postgres, snowflake or "
+            "another name from https://dlthub.com/docs/dlt-ecosystem/destinations."
+        ) from error
+    assert destination is not None
+    return destination
+
+
+def _configured(destination: str, key: str) -> bool:
+    return bool(dlt.config.get(f"destination.{destination}.{key}") or dlt.config.get(f"destination.{key}"))
