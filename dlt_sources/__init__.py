@@ -1,1 +1,1 @@
-"""What is read: one folder per source, each plain dlt that runs with no orchestrator."""
+"""The sources: one folder each, in plain dlt, usable without an orchestrator."""

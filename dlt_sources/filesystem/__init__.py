@@ -1,22 +1,21 @@
-"""Files as they arrive in a folder or an S3-compatible bucket, by subfolder: `orders/2026-01-31.csv` → table `orders`.
+"""Files that arrive in a folder or an S3-compatible bucket, by subfolder: `orders/2026-01-31.csv` → table `orders`.
 
-Built on dlt's own `filesystem` source, which lists and opens; what it leaves to the user is here: which files are
-new, and what becomes of a broken one.
+dlt's own `filesystem` source lists and opens the files. This source decides which are new, and what happens to a broken
+one:
 
-- A file is loaded once, and again when its modification date or its size has changed. Both are remembered per file,
-  not as one cursor: a file that is copied in with an old date (`cp -p`, `mv`, `rsync`) is new all the same.
-- Rows know their file, its modification date and their place in it (`_file`, `_file_modified_at`, `_file_row`). A file
-  that is loaded again replaces its own rows. Those of a file that is gone stay: files may be archived once loaded.
-- A broken file is left out whole, says why, and is tried again by every load until it is mended. The others load.
+- A file is loaded once, and again when its modification date or its size has changed. The state has both for each file:
+  with a single cursor, a file that arrives with an old date (`cp -p`, `mv`, `rsync`) would be missed.
+- Each row has its file, the file's modification date and the row's number (`_file`, `_file_modified_at`, `_file_row`).
+  A file that is loaded again replaces its own rows. Rows of a removed file stay, so files may be archived once loaded.
+- A broken file is left out completely, with the reason, and every load tries it again. The other files are loaded.
 
-Whoever puts files there should write them under a name that begins with `.` or `_`, which is never read, and rename
-them when they are complete. A file that changes while it is read is left to the next load; one that pauses half
-way cannot be told from a whole one, and its rows are replaced when the rest has come. Two versions of an S3 object of
-the same size within one second look alike.
+Write a file under a name that begins with `.` or `_`, which is never read, and rename it when it is complete. A file
+that changes while it is read is left to the next load. A file whose writer pauses looks complete: its rows are replaced
+once the rest is there. Two versions of an S3 object with the same size and within the same second look the same.
 
 Variables: SOURCES__FILESYSTEM__BUCKET_URL; for a bucket optional SOURCES__FILESYSTEM__CREDENTIALS__AWS_ACCESS_KEY_ID,
-SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY (without them boto's usual places, such as the machine's
-role), SOURCES__FILESYSTEM__CREDENTIALS__ENDPOINT_URL and SOURCES__FILESYSTEM__CREDENTIALS__REGION_NAME.
+SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY (by default boto's own sources, such as the machine's role),
+SOURCES__FILESYSTEM__CREDENTIALS__ENDPOINT_URL and SOURCES__FILESYSTEM__CREDENTIALS__REGION_NAME.
 """
 
 import gzip
@@ -35,7 +34,6 @@ from botocore.exceptions import BotoCoreError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnection
 from dlt.common import logger
 from dlt.common.configuration.specs import AwsCredentials, BaseConfiguration
-from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.common.storages.configuration import FilesystemConfiguration
 from dlt.common.storages.fsspec_filesystem import MTIME_DISPATCH, FileItemDict, fsspec_filesystem
 from dlt.extract import DltResource
@@ -43,32 +41,34 @@ from dlt.extract.exceptions import ResourceExtractionError
 from dlt.sources.filesystem import filesystem
 from fsspec import AbstractFileSystem
 
+from dlt_sources import settings
+from dlt_sources.columns import columns
+from dlt_sources.errors import PermanentSourceError, TransientSourceError
 from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns
-from dlt_sources.http import PermanentSourceError, TransientSourceError
 
 __all__ = ["filesystem_tables", "list_files"]
 
-BUCKET_URL = "SOURCES__FILESYSTEM__BUCKET_URL"
-CREDENTIALS = f"{BUCKET_URL.removesuffix('BUCKET_URL')}CREDENTIALS"
+BUCKET_URL = settings.variable("filesystem", "bucket_url")
+CREDENTIALS = settings.variable("filesystem", "credentials")
 
 
-# `spec=BaseConfiguration` switches dlt's injection off: it would fill arguments from bare variables of that name.
+# `spec=BaseConfiguration` switches dlt's injection off: it would take arguments from any variable of that name.
 @dlt.source(name="filesystem", section="filesystem", spec=BaseConfiguration)
 def filesystem_tables(
     tables: Mapping[str, str], broken: dict[str, str] | None = None, full_reload: bool = False
 ) -> Iterator[DltResource]:
-    """One resource per table. `tables` says which format its files have: csv, jsonl or parquet, gzipped or not.
+    """One resource per table. `tables` maps each to the format of its files: csv, jsonl or parquet, gzipped or not.
 
-    Broken files are logged, and noted in `broken`: file → line and reason. They fail nothing by themselves.
+    Broken files are logged and added to `broken` (file → line and reason); they do not fail the load.
     """
     for table, file_format in tables.items():
         yield _resource(table, file_format, {} if broken is None else broken, full_reload)
 
 
 def list_files(tables: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The files of each table, and what tells a version of a file from the next: `{table: {file: mark}}`."""
+    """The files of each table with the version of each: `{table: {file: version}}`."""
     return {
-        table: {item["relative_path"]: _mark(item) for item in _files(table, file_format)}
+        table: {item["relative_path"]: _version(item) for item in _files(table, file_format)}
         for table, file_format in tables.items()
     }
 
@@ -79,18 +79,18 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
         is_first = "files" not in state
         loaded: dict[str, str] = state.get("files", {})
         items = {item["relative_path"]: item for item in _files(table, file_format)}
-        # What is gone is forgotten, so that the list is no longer than the folder.
-        state["files"] = {path: mark for path, mark in loaded.items() if path in items}
+        # Removed files are dropped from the state, so that it does not grow for ever.
+        state["files"] = {path: version for path, version in loaded.items() if path in items}
         for path, item in items.items():
-            broken.pop(path, None)  # a load that is tried again reads it again
-            if loaded.get(path) == _mark(item) and not full_reload:
+            broken.pop(path, None)  # of an earlier attempt of the same load
+            if loaded.get(path) == _version(item) and not full_reload:
                 continue
             try:
                 with _copy(item) as copy:
                     if copy is None:
-                        logger.warning(f"{path} changes while it is read: left to the next load.")
+                        logger.warning(f"{path} changed while it was read; it is left to the next load.")
                         continue
-                    # Once to the end before the first row is passed on: no row of a broken file is ever loaded.
+                    # Read to the end before the first row is passed on, so that no row of a broken file is loaded.
                     count = 0
                     for batch in READERS[file_format](copy):
                         count += len(batch)
@@ -102,30 +102,30 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                     yield from _with_file(READERS[file_format](copy), item)
             except BrokenFile as error:
                 broken[path] = str(error)
-                logger.error(f"{path} is broken and was left out, {error}")
+                logger.error(f"{path} is broken and was left out: {error}")
             else:
-                state["files"][path] = _mark(item)
-        if is_first:  # the table exists even if no file has arrived yet
+                state["files"][path] = _version(item)
+        if is_first:  # the table is created even if no file has arrived yet
             yield dlt.mark.materialize_table_schema()
 
-    rows.__doc__ = f"Rows of all files `{table}/*.{file_format}`, as far as they have arrived and are not broken."
+    rows.__doc__ = f"Rows of all files `{table}/*.{file_format}` that have arrived and are not broken."
     return dlt.resource(
         rows,
         name=table,
         write_disposition="merge",
         merge_key="_file",
         columns=_COLUMNS,
-        # Arrow passes through as it is. In CSV, dlt's choice for Postgres, an empty text would become a null.
+        # Parquet keeps Arrow as it is. In CSV, dlt's default for Postgres, empty text would become null.
         file_format="preferred" if file_format == "jsonl" else "parquet",
     )
 
 
-def _mark(item: Mapping[str, Any]) -> str:
+def _version(item: Mapping[str, Any]) -> str:
     return f"{item['modification_date'].isoformat()} {item['size_in_bytes']}"
 
 
 def _with_file(batches: Iterator[Rows], item: FileItemDict) -> Iterator[Rows]:
-    """The rows of a file, and with each where it is from."""
+    """The rows of a file with the columns of their origin."""
     path, modified, row = item["relative_path"], item["modification_date"], 0
     for batch in batches:
         numbers = range(row + 1, row + len(batch) + 1)
@@ -143,18 +143,16 @@ def _with_file(batches: Iterator[Rows], item: FileItemDict) -> Iterator[Rows]:
 
 
 def _emptied(path: str, file_format: str) -> Rows:
-    """A row that deletes all rows of the file and is itself not loaded: the file may have none any more."""
+    """A row that is not loaded but deletes all rows of its file, in which there may be none any more."""
     rows = [{"_file": path, "_file_row": 0, "_file_emptied": True}]
     schema = pa.schema([*_ORIGIN, pa.field("_file_emptied", pa.bool_())])
     return rows if file_format == "jsonl" else pa.RecordBatch.from_pylist(rows, schema)
 
 
 def _files(table: str, file_format: str) -> list[FileItemDict]:
-    """The files of a table, in any folder below its own, by name. Names that begin with `.` or `_` are not read."""
-    url = str(dlt.config.get("sources.filesystem.bucket_url") or "").strip().rstrip("/")
-    if not url:
-        raise PermanentSourceError(f"{BUCKET_URL} is missing or empty: set it to a folder or to s3://bucket/folder.")
-    with _explained(url):
+    """The files of a table, in any folder below its own, by name. Names that begin with `.` or `_` are ignored."""
+    url = settings.require("filesystem", "bucket_url", "to a folder or to s3://bucket/folder").rstrip("/")
+    with _explain_errors(url):
         items = list(filesystem(url, _client(url), file_glob=f"{table}/**/*"))
     endings = (f".{file_format}", f".{file_format}.gz")
     return sorted(
@@ -172,60 +170,60 @@ def _client(url: str) -> AbstractFileSystem:
     if FilesystemConfiguration.is_local_path(url) or url.startswith("file:"):
         path = url if url.startswith("file:") else FilesystemConfiguration.make_file_url(url)
         if not Path(FilesystemConfiguration.make_local_path(path)).is_dir():
-            raise PermanentSourceError(f"{BUCKET_URL}: there is no folder {url}.")
+            raise PermanentSourceError(f"{BUCKET_URL}: the folder {url} does not exist.")
         return fsspec_filesystem("file")[0]
     if not url.startswith("s3://") or "@" in url:
-        raise PermanentSourceError(f"{BUCKET_URL} has to be a folder or s3://bucket/folder.")
-    patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
-    return fsspec_filesystem(url, _credentials(), kwargs={"config_kwargs": patience})[0]
+        raise PermanentSourceError(f"{BUCKET_URL} must be a folder or s3://bucket/folder.")
+    timeouts = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
+    return fsspec_filesystem(url, _credentials(), kwargs={"config_kwargs": timeouts})[0]
 
 
 def _credentials() -> AwsCredentials:
-    """By exact name: dlt's injection would fall back to a bare `CREDENTIALS__…`. Empty counts as missing."""
+    """The credentials as configured; those of the machine if there is no key."""
     keys = ("aws_access_key_id", "aws_secret_access_key", "endpoint_url", "region_name")
     given: dict[str, Any] = {
-        key: str(dlt.secrets.get(f"sources.filesystem.credentials.{key}") or "").strip() or None for key in keys
+        key: settings.read("filesystem.credentials", key, "to read from a bucket", secret=True) or None for key in keys
     }
     if (given["aws_access_key_id"] is None) != (given["aws_secret_access_key"] is None):
         missing = "AWS_SECRET_ACCESS_KEY" if given["aws_access_key_id"] else "AWS_ACCESS_KEY_ID"
         raise PermanentSourceError(
-            f"{CREDENTIALS}__{missing} is missing or empty: the key's id and secret go together."
+            f"{CREDENTIALS}__{missing} is missing or empty: the key's id and secret must both be set."
         )
     endpoint = urlsplit(given["endpoint_url"] or "https://s3")
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname or "@" in endpoint.netloc:
-        raise PermanentSourceError(f"{CREDENTIALS}__ENDPOINT_URL has to look like https://s3.example.com.")
+        raise PermanentSourceError(f"{CREDENTIALS}__ENDPOINT_URL must look like https://s3.example.com.")
     credentials = AwsCredentials(**given)
     if given["aws_access_key_id"] is None:
         credentials.on_partial()
         if not credentials.has_default_credentials():
             raise PermanentSourceError(
                 f"{CREDENTIALS}__AWS_ACCESS_KEY_ID and {CREDENTIALS}__AWS_SECRET_ACCESS_KEY are missing or empty, "
-                "and this machine has no role of its own: set them to read from a bucket."
+                "and this machine has no role: set them to read from a bucket."
             )
     return credentials
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Says of an error of the bucket what to change, and whether that is needed."""
+def _explain_errors(url: str) -> Iterator[None]:
+    """Raises errors of the bucket as a SourceError that says what to change."""
     try:
         yield
     except (ResourceExtractionError, BotoCoreError, OSError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, ResourceExtractionError) and error.__cause__ else error
-        if isinstance(cause, FileNotFoundError) and url.startswith("s3://"):  # of a folder it is known to be there
-            raise PermanentSourceError(f"{BUCKET_URL}: there is no {url} ({cause}).") from error
+        if isinstance(cause, FileNotFoundError) and url.startswith("s3://"):  # a folder was checked before
+            raise PermanentSourceError(f"{BUCKET_URL}: {url} does not exist ({cause}).") from error
         if isinstance(cause, PermissionError):
             raise PermanentSourceError(
-                f"{url} may not be read ({cause}): check {CREDENTIALS}__AWS_ACCESS_KEY_ID and its secret."
+                f"Access to {url} is denied ({cause}): check {CREDENTIALS}__AWS_ACCESS_KEY_ID and its secret."
             ) from error
         if isinstance(cause, HTTPClientError | NoConnection | OSError):
             raise TransientSourceError(f"{url} cannot be reached ({cause}).") from error
-        raise PermanentSourceError(f"{BUCKET_URL} and {CREDENTIALS}__… do not make an address ({cause}).") from error
+        raise PermanentSourceError(f"{BUCKET_URL} and {CREDENTIALS}__… do not form a valid URL ({cause}).") from error
 
 
 @contextmanager
 def _copy(item: FileItemDict) -> Iterator[IO[bytes] | None]:
-    """The file's content, unpacked, in a temporary file; None if it was changed or removed meanwhile."""
+    """The file's content, unpacked, in a temporary file; None if the file was changed or removed meanwhile."""
     folder = Path(dlt.current.run_context().data_dir)  # on a disk, which /tmp in a container is not
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as copy:
@@ -237,16 +235,16 @@ def _copy(item: FileItemDict) -> Iterator[IO[bytes] | None]:
             yield None
             return
         except PermissionError as error:
-            raise BrokenFile(f"it may not be read ({error.strerror or error})") from error
+            raise BrokenFile(f"access is denied ({error.strerror or error})") from error
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise BrokenFile(f"not gzip, or not all of it ({error})") from error
+            raise BrokenFile(f"not gzip, or incomplete ({error})") from error
         except (BotoCoreError, OSError) as error:
-            raise TransientSourceError(f"{item['relative_path']} cannot be read now ({error}).") from error
+            raise TransientSourceError(f"{item['relative_path']} cannot be read at the moment ({error}).") from error
         now = item.fsspec.info(path)
         modified = MTIME_DISPATCH["s3" if "s3" in item.fsspec.protocol else "file"](now)
-        same = _mark(item) == _mark({"modification_date": modified, "size_in_bytes": now["size"]})
+        is_same = _version(item) == _version({"modification_date": modified, "size_in_bytes": now["size"]})
         copy.seek(0)
-        yield copy if same else None
+        yield copy if is_same else None
 
 
 _ORIGIN = (
@@ -254,9 +252,10 @@ _ORIGIN = (
     pa.field("_file_modified_at", pa.timestamp("us", "UTC")),
     pa.field("_file_row", pa.int64()),
 )
-_COLUMNS: TTableSchemaColumns = {
-    "_file": {"data_type": "text", "description": "The file, below the folder or bucket."},
-    "_file_modified_at": {"data_type": "timestamp", "description": "The file's modification date when it was loaded."},
-    "_file_row": {"data_type": "bigint", "description": "The row's place in its file, from 1."},
-    "_file_emptied": {"data_type": "bool", "hard_delete": True, "description": "Null: used while a file is replaced."},
-}
+_COLUMNS = columns(
+    _file=("text", "File that the row was read from: its path below the folder or bucket."),
+    _file_modified_at=("timestamp", "Modification date of the file when it was loaded (UTC)."),
+    _file_row=("bigint", "Number of the row in its file, from 1."),
+    _file_emptied=("bool", "Always null: used to remove the rows of a file that is replaced."),
+)
+_COLUMNS["_file_emptied"]["hard_delete"] = True

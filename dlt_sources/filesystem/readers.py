@@ -1,4 +1,4 @@
-"""The formats: how each becomes rows, and what makes a file broken."""
+"""The file formats: how each becomes rows, and when a file is broken."""
 
 import csv
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,19 +14,19 @@ from dlt.common.libs.pyarrow import UnsupportedArrowTypeException, py_arrow_to_t
 Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
 
 ROWS_AT_A_TIME = 10_000
-ROW_BYTES = 32 * 1024 * 1024  # of one row of a CSV file: pyarrow reads in blocks, and a row has to fit into one
+ROW_BYTES = 32 * 1024 * 1024  # maximum of a CSV row: pyarrow reads in blocks, and a row must fit into one
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-csv.field_size_limit(ROW_BYTES)  # for the whole process; Python's own limit of 131,072 is less than a long text
+csv.field_size_limit(ROW_BYTES)  # for the whole process; Python's default of 131,072 is too small for long texts
 
 
 class BrokenFile(Exception):
-    """A file that cannot be read as what its name says. The message begins with the line, where there is one."""
+    """A file that is not of the format in its name. The message begins with the line number, if there is one."""
 
 
 def read_csv(file: IO[bytes]) -> Iterator[Rows]:
-    """Batches of text, as it stands in the file: CSV has no types. An empty field is null, a quoted one is empty.
+    """Batches of unconverted text, as CSV has no types. An empty field is null, a quoted empty one is empty text.
 
-    Python's reader knows the line of whatever is wrong, and pyarrow which empty fields are quoted: it takes both.
+    It takes two readers: Python's reports the line of an error, and pyarrow distinguishes quoted empty fields.
     """
     header = _checked_header(file)
     file.seek(0)
@@ -45,7 +45,7 @@ def read_csv(file: IO[bytes]) -> Iterator[Rows]:
 
 
 def _checked_header(file: IO[bytes]) -> list[str]:
-    """The names in the first line of a file whose rows are all whole; none where there are no rows."""
+    """The column names of a file whose rows are all complete; an empty list if it has no rows."""
     reader = csv.reader(_lines_of_text(file), strict=True)
     header: list[str] | None = None
     begins, rows = 1, 0
@@ -54,16 +54,16 @@ def _checked_header(file: IO[bytes]) -> list[str]:
             if row and header is None:
                 header = row
             elif row and header and len(row) != len(header):
-                raise BrokenFile(f"line {begins}: {len(row)} fields, where the header has {len(header)}")
+                raise BrokenFile(f"line {begins}: {len(row)} fields, but the header has {len(header)}")
             else:
                 rows += bool(row)
             begins = reader.line_num + 1
     except csv.Error as error:
         raise BrokenFile(f"line {begins}: {error}") from error
     if header is None:
-        raise BrokenFile("line 1: a CSV file begins with the names of its columns, and this one is empty")
+        raise BrokenFile("line 1: the file is empty; a CSV file must begin with its column names")
     if "" in header or len({*header}) < len(header):
-        raise BrokenFile(f"line 1: each column needs a name of its own, not {', '.join(map(repr, header))}")
+        raise BrokenFile(f"line 1: column names must be unique and not empty, unlike {', '.join(map(repr, header))}")
     return header if rows else []
 
 
@@ -76,7 +76,7 @@ def _lines_of_text(file: IO[bytes]) -> Iterator[str]:
 
 
 def read_jsonl(file: IO[bytes]) -> Iterator[Rows]:
-    """Lists of the objects in the lines. Blank lines are none."""
+    """Lists of the objects in the lines; blank lines are skipped."""
     rows = []
     for number, line in enumerate(file, start=1):
         text = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
@@ -87,7 +87,7 @@ def read_jsonl(file: IO[bytes]) -> Iterator[Rows]:
         except ValueError as error:
             raise BrokenFile(f"line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise BrokenFile(f"line {number}: an object was expected, and this is a {type(row).__name__}")
+            raise BrokenFile(f"line {number}: expected an object, found a {type(row).__name__}")
         rows.append(row)
         if len(rows) == ROWS_AT_A_TIME:
             yield rows
@@ -97,14 +97,14 @@ def read_jsonl(file: IO[bytes]) -> Iterator[Rows]:
 
 
 def read_parquet(file: IO[bytes]) -> Iterator[Rows]:
-    """Batches with the types of the file, but every column nullable: the next file may lack it."""
+    """Batches with the types of the file, but every column nullable, as the next file may lack it."""
     try:
         parquet = pa.parquet.ParquetFile(file)
         schema = pa.schema([field.with_nullable(True) for field in parquet.schema_arrow])
         for batch in parquet.iter_batches(ROWS_AT_A_TIME):
             yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
     except (pa.ArrowException, OSError) as error:
-        raise BrokenFile(f"not Parquet, or not all of it ({error})") from error
+        raise BrokenFile(f"not Parquet, or incomplete ({error})") from error
 
 
 READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
@@ -115,19 +115,19 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
 
 
 def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> None:
-    """Refuses columns that would not fit into those that the table has by now, or would share a name."""
+    """Raises for columns whose type is not that of the table's column, or that would share a name."""
     schema = dlt.current.source_schema()
     known = schema.tables.get(schema.naming.normalize_table_identifier(table), {"columns": {}})["columns"]
     names = {name: name for name in reserved}
     try:
         columns = py_arrow_to_table_schema_columns(given)
     except UnsupportedArrowTypeException as error:
-        raise BrokenFile(f"no column can hold the type {error.arrow_type} of {error.field_name}") from error
+        raise BrokenFile(f"the type {error.arrow_type} of column {error.field_name} is not supported") from error
     for name, column in columns.items():
         normalized = schema.naming.normalize_identifier(name)
         if normalized in names:
-            raise BrokenFile(f"the columns {names[normalized]} and {name} would both be {normalized}")
+            raise BrokenFile(f"the columns {names[normalized]} and {name} would both become {normalized}")
         names[normalized] = name
         old, new = known.get(normalized, {}).get("data_type"), column.get("data_type")
         if old and new and old != new:
-            raise BrokenFile(f"the column {name} is {new} here, and {old} in the table")
+            raise BrokenFile(f"the column {name} is {new} here but {old} in the table")

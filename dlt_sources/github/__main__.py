@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("repositories", nargs="+", metavar="owner/name")
     parser.add_argument("--destination", default="duckdb", help="name of a dlt destination (default: duckdb)")
     parser.add_argument("--max-items", type=int, help="at most this many rows per resource")
-    parser.add_argument("--full-reload", action="store_true", help="read anew what earlier loads have read")
+    parser.add_argument("--full-reload", action="store_true", help="read everything again, not only what changed")
     args = parser.parse_args()
     repositories = [repository.partition("/")[::2] for repository in args.repositories]
     if not all(owner and name for owner, name in repositories):

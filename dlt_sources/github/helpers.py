@@ -1,4 +1,4 @@
-"""GitHub's two APIs as this source needs them: pages of GraphQL that are complete, and errors sorted out."""
+"""GitHub's GraphQL and REST APIs: complete pages, smaller requests when GitHub times out, and errors by cause."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -8,37 +8,27 @@ from dlt.common import logger
 from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.specs import RuntimeConfiguration
 from dlt.sources.helpers.requests import Response
-from dlt.sources.helpers.rest_client.auth import BearerTokenAuth
 from dlt.sources.helpers.rest_client.client import RESTClient
 
-from dlt_sources.http import (
-    Limit,
-    OverloadedError,
-    PermanentSourceError,
-    TransientSourceError,
-    Vendor,
-    backoff,
-    pause,
-    read_limit,
-    seconds_until_reset,
-)
+from dlt_sources.errors import PermanentSourceError, TransientSourceError
+from dlt_sources.http import ApiClient, Limit, OverloadedError, backoff, pause, read_limit, seconds_until_reset
 
 Node = dict[str, Any]
 
 COMMENTS_PER_BATCH = 50
-REFUSED = ("FORBIDDEN", "INSUFFICIENT_SCOPES", "UNAUTHORIZED")
+DENIED = ("FORBIDDEN", "INSUFFICIENT_SCOPES", "UNAUTHORIZED")
 OVERLOADED = ("RESOURCE_LIMITS_EXCEEDED", "MAX_NODE_LIMIT_EXCEEDED", "SERVICE_UNAVAILABLE", "TIMEOUT")
-OVERLOADED_SAYS = ("something went wrong", "timeout", "timed out")
+OVERLOADED_MESSAGES = ("something went wrong", "timeout", "timed out")
 
 
 def _read_limit(response: Response) -> Limit | None:
-    """GitHub's limits: GraphQL reports them with HTTP 200, REST the secondary one as a 403 like any other."""
+    """GitHub's limits. GraphQL reports them with status 200; REST reports the secondary one as an ordinary 403."""
     content, wait = response.content, seconds_until_reset(response)
     spent = response.headers.get("X-RateLimit-Remaining") == "0" or b'"RATE_LIMIT' in content
     name = "primary rate limit" if spent else "secondary rate limit"
     if read_limit(response):
         return Limit(name, wait)
-    # Issues may contain such words: look at the errors proper before believing it.
+    # An issue's text may contain these words too: only the response's errors count.
     if response.status_code not in (200, 403) or not (b"RATE_LIMIT" in content or b"rate limit" in content):
         return None
     body = GITHUB.body(response)
@@ -46,10 +36,10 @@ def _read_limit(response: Response) -> Limit | None:
     said = " ".join(f"{error.get('type')} {error.get('message')}" for error in errors)
     if "RATE_LIMIT" not in said and "rate limit" not in said:
         return None
-    return Limit(name, 60.0 if wait is None else wait)  # a minute is what GitHub asks for where it names no time
+    return Limit(name, 60.0 if wait is None else wait)  # without a time, GitHub asks clients to wait a minute
 
 
-GITHUB = Vendor(
+GITHUB = ApiClient(
     source="github",
     title="GitHub",
     credential="access_token",
@@ -60,23 +50,22 @@ GITHUB = Vendor(
 
 
 def graphql_url(base: str) -> str:
-    """GitHub Enterprise Server has REST at `/api/v3`, but GraphQL beside it at `/api/graphql`."""
+    """GitHub Enterprise Server has REST at `/api/v3` and GraphQL at `/api/graphql`."""
     return f"{base.removesuffix('/v3') if base.endswith('/api/v3') else base}/graphql"
 
 
 def rest_client(access_token: str | None, retry_overload: bool = True) -> RESTClient:
-    token = GITHUB.secret(access_token)
-    return GITHUB.client(token, BearerTokenAuth(token), retry_overload)
+    return GITHUB.rest_client(access_token, retry_overload=retry_overload)
 
 
 class PageSize:
-    """How much to ask for at once: half as much when GitHub runs out of time, from then on."""
+    """How many items to ask for in one request. Halved when GitHub times out, for all further requests."""
 
     def __init__(self, limit: int) -> None:
         self.limit = self.value = limit
 
     def inner(self, count: int) -> int:
-        """The size of the pages within a page of `count`: they shrink along."""
+        """The size of nested pages within a page of `count` items: they shrink with it."""
         return max(1, 100 * count // self.limit)
 
 
@@ -89,7 +78,7 @@ class GraphQL:
         self._variables = {"owner": owner, "name": name}
         self._token = GITHUB.secret(access_token)
         self._client = rest_client(self._token, retry_overload=False)
-        self._url = graphql_url(GITHUB.base())
+        self._url = graphql_url(GITHUB.api_base_url())
         self._attempts = resolve_configuration(RuntimeConfiguration()).request_max_attempts
         self._cost = 1
         self._rate: Node | None = None
@@ -97,7 +86,7 @@ class GraphQL:
         self._batch = PageSize(COMMENTS_PER_BATCH)
 
     def pages(self, query: str, size: PageSize, since: str | None = None) -> Iterator[Node]:
-        """The pages of the connection that a query calls `items`."""
+        """The pages of the connection with the alias `items` in a query."""
         after: str | None = None
 
         def build(first: int) -> tuple[str, Node]:
@@ -115,22 +104,22 @@ class GraphQL:
             after = page["pageInfo"]["endCursor"]
 
     def complete(self, node: Node, field: str) -> None:
-        """Make a node's `comments` or `reactions` all of them: a page brings the first 100 only.
+        """Load the rest of a node's `comments` or `reactions`: a page has only the first 100.
 
-        They may change while they are read. If their number is not GitHub's `totalCount`, they are read once more;
-        what differs then differs at GitHub (it counts some that it does not list) and is logged.
+        They may change during the reading. If their number is not GitHub's `totalCount`, they are read once more. A
+        remaining difference is GitHub's own (it counts some that it does not list) and is logged.
         """
-        connection = self._read_on(node["id"], field, node[field])
+        connection = self._with_all_nodes(node["id"], field, node[field])
         if len(connection["nodes"]) != connection["totalCount"]:
             again = self._connection(node["id"], field, None)
-            connection = self._read_on(node["id"], field, again) if again else connection
+            connection = self._with_all_nodes(node["id"], field, again) if again else connection
             listed, counted = len(connection["nodes"]), connection["totalCount"]
             if listed != counted:
                 logger.warning(f"{node['url']}: GitHub counts {counted} {field}, but lists {listed}.")
         node[field] = connection
 
     def add_reactions(self, comments: list[Node]) -> None:
-        """Give comments their reactions, 50 comments a request."""
+        """Add the reactions to comments, for 50 comments per request."""
         done = 0
 
         def build(count: int) -> tuple[str, Node]:
@@ -139,27 +128,28 @@ class GraphQL:
         while done < len(comments):
             answers = self.ask(build, self._batch, f"comment {comments[done]['url']}").values()
             for comment, answer in zip(comments[done:], answers, strict=False):
-                if answer and answer.get("reactions"):  # else it was deleted meanwhile
+                if answer and answer.get("reactions"):  # else the comment has been deleted
                     comment["reactions"] = answer["reactions"]
                     self.complete(comment, "reactions")
             done += len(answers)
 
     def ask(self, build: Callable[[int], tuple[str, Node]], size: PageSize, where: str) -> Node:
-        """The data of a query that `build` makes for a number of items: fewer when GitHub runs out of time."""
-        attempt, alone, before = 0, 0, size.value
+        """The data of the query that `build` makes for a number of items: fewer when GitHub times out."""
+        failures, failures_alone, size_before = 0, 0, size.value
         while True:
             try:
                 data = self._post(*build(size.value))
             except OverloadedError as error:
-                attempt, alone = attempt + 1, alone + (size.value == 1)
-                if alone == self._attempts:
-                    trouble = f"Even a single item fails: {self.repository}, {where}."
-                    raise TransientSourceError(f"{error} {trouble}") from error
+                failures, failures_alone = failures + 1, failures_alone + (size.value == 1)
+                if failures_alone == self._attempts:
+                    details = f"Even a single item fails: {self.repository}, {where}."
+                    raise TransientSourceError(f"{error} {details}") from error
                 size.value = max(1, size.value // 2)
                 logger.warning(f"{error} Next attempt with {size.value} at a time.")
-                pause(min(backoff(min(attempt, self._attempts)), GITHUB.max_wait()))
+                pause(min(backoff(min(failures, self._attempts)), GITHUB.max_wait()))
             else:
-                size.value = before if alone else size.value  # what fails alone was not too heavy: an outage
+                if failures_alone:  # an outage: the size was not the reason
+                    size.value = size_before
                 return data
 
     def _post(self, query: str, variables: Node) -> Node:
@@ -168,7 +158,7 @@ class GraphQL:
         answer = GITHUB.body(self._client.post(self._url, json={"query": query, "variables": given}))
         answer = answer if isinstance(answer, dict) else {}
         for error in answer.get("errors") or ():
-            self._judge(error)
+            self._raise_for_error(error)
         if not isinstance(answer.get("data"), dict):
             raise TransientSourceError(f"GitHub sent JSON without data at {self._url}.")
         data: Node = answer["data"]
@@ -183,8 +173,8 @@ class GraphQL:
         if self._rate["remaining"] < self._cost and wait > 0:
             GITHUB.wait_for(Limit("primary rate limit", wait))
 
-    def _judge(self, error: Node) -> None:
-        """Raise what an entry of `errors` means. A missing object below the repository is data, no failure."""
+    def _raise_for_error(self, error: Node) -> None:
+        """Raise what an entry of `errors` means. An object that is missing within the repository is no failure."""
         kind = str(error.get("type") or (error.get("extensions") or {}).get("code") or "")
         message = str(error.get("message")).replace(self._token, "***")
         path = error.get("path") or ["repository"]
@@ -192,12 +182,12 @@ class GraphQL:
             raise self._unknown_repository()
         if kind == "NOT_FOUND":
             logger.warning(f"GitHub left out {path} of {self.repository}: {message}")
-        elif kind in REFUSED:
+        elif kind in DENIED:
             variable = GITHUB.variable("access_token")
             needs = f"{variable} needs {GITHUB.permission}"
-            raise PermanentSourceError(f"GitHub refuses {self.repository} ({kind}: {message}): {needs}.")
-        elif kind in OVERLOADED or any(text in message.lower() for text in OVERLOADED_SAYS):
-            raise OverloadedError(f"GitHub ran out of time at {self._url} ({message[:200]}).")
+            raise PermanentSourceError(f"GitHub denies access to {self.repository} ({kind}: {message}): {needs}.")
+        elif kind in OVERLOADED or any(text in message.lower() for text in OVERLOADED_MESSAGES):
+            raise OverloadedError(f"GitHub timed out at {self._url} ({message[:200]}).")
         else:
             raise PermanentSourceError(f"GitHub rejects the query for {self.repository} ({kind}: {message}).")
 
@@ -207,11 +197,11 @@ class GraphQL:
             f"and that {GITHUB.variable('access_token')} has {GITHUB.permission}."
         )
 
-    def _read_on(self, node_id: str, field: str, connection: Node) -> Node:
+    def _with_all_nodes(self, node_id: str, field: str, connection: Node) -> Node:
         nodes = connection["nodes"] or []
         while connection["pageInfo"]["hasNextPage"]:
             more = self._connection(node_id, field, connection["pageInfo"]["endCursor"])
-            if more is None:  # deleted meanwhile
+            if more is None:  # the node has been deleted
                 break
             connection = more
             nodes = nodes + (connection["nodes"] or [])

@@ -1,4 +1,4 @@
-"""HubSpot's CRM API as this source needs it: whole objects, joined from lists, searches and batches."""
+"""HubSpot's CRM API: complete objects, put together from lists, searches and batches."""
 
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -6,20 +6,20 @@ from typing import Any
 
 from dlt.common.utils import chunks
 from dlt.sources.helpers.requests import Response
-from dlt.sources.helpers.rest_client.auth import BearerTokenAuth
 
-from dlt_sources.http import Limit, TransientSourceError, Vendor, seconds_until_reset
+from dlt_sources.errors import TransientSourceError
+from dlt_sources.http import ApiClient, Limit, seconds_until_reset
 
 Node = dict[str, Any]
 
-# What HubSpot takes at once: https://developers.hubspot.com/docs/api-reference/search/guide#limitations
+# HubSpot's maxima per request: https://developers.hubspot.com/docs/api-reference/search/guide#limitations
 LIST_LIMIT, HISTORY_LIMIT, SEARCH_LIMIT, OWNERS_LIMIT = 100, 50, 200, 500
 ASSOCIATIONS_LIMIT = 1_000
 PROPERTIES_IN_URL = 2_000  # characters
 LIMITS = {
     "SECONDLY": ("search limit", 1.0),
     "TEN_SECONDLY_ROLLING": ("rate limit of ten seconds", 10.0),
-    "DAILY": ("daily limit", 86_400.0),  # until the account's midnight, which HubSpot does not name: a day at most
+    "DAILY": ("daily limit", 86_400.0),  # until midnight in the account's time zone, which HubSpot does not report
 }
 
 ASSOCIATIONS: dict[str, tuple[str, ...]] = {
@@ -36,7 +36,7 @@ CREATED = dict.fromkeys(KINDS, "createdate") | {"quotes": "hs_createdate"}
 
 
 def _read_limit(response: Response) -> Limit | None:
-    """HubSpot names the limit in the body, and seldom a time in the headers."""
+    """HubSpot names the limit in the body and rarely reports a time in the headers."""
     if response.status_code != 429:
         return None
     try:
@@ -48,18 +48,18 @@ def _read_limit(response: Response) -> Limit | None:
     return Limit(name, usual if wait is None else wait)
 
 
-HUBSPOT = Vendor(
+HUBSPOT = ApiClient(
     source="hubspot",
     title="HubSpot",
     credential="api_key",
     base_url="https://api.hubapi.com",
-    permission="the private app's scopes to read (crm.objects.….read, crm.schemas.….read, tickets, e-commerce)",
+    permission="the private app's scopes for reading (crm.objects.….read, crm.schemas.….read, tickets, e-commerce)",
     read_limit=_read_limit,
 )
 
 
 def milliseconds(moment: str | datetime) -> int:
-    """A time as HubSpot's search takes it."""
+    """A time in the form of HubSpot's search."""
     moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
     return round(moment.timestamp() * 1000)
 
@@ -68,8 +68,7 @@ class CRM:
     """One HubSpot account."""
 
     def __init__(self, api_key: str | None = None) -> None:
-        token = HUBSPOT.secret(api_key)
-        self._client = HUBSPOT.client(token, BearerTokenAuth(token))
+        self._client = HUBSPOT.rest_client(api_key)
 
     def properties(self, kind: str) -> dict[str, Node]:
         """The definitions of a type's properties, by name."""
@@ -82,7 +81,7 @@ class CRM:
         return found
 
     def owners(self) -> Iterator[Node]:
-        """All owners, former ones too: old objects still name them."""
+        """All owners, including former ones, whom old objects still refer to."""
         for archived in ("false", "true"):
             for _, page in self._pages("crm/v3/owners", {"limit": OWNERS_LIMIT, "archived": archived}):
                 yield from page
@@ -90,10 +89,10 @@ class CRM:
     def objects(
         self, kind: str, names: Sequence[str], archived: bool = False, history: bool = False
     ) -> Iterator[list[Node]]:
-        """Pages of all objects of a type; with `history` of all values that the properties ever had.
+        """Pages of all objects of a type; with `history`, with all values that the properties have had.
 
-        `names` that are too long for one address are asked for in turn, page by page. A page begins behind an id, so
-        the answers hold the same objects; one that is archived between two answers is left out.
+        `names` that are too long for one URL are split over several requests per page. A page begins after an id, so
+        these return the same objects; one that is archived between two of them is left out.
         """
         first, *rest = _chunks(names)
         which = "propertiesWithHistory" if history else "properties"
@@ -108,11 +107,11 @@ class CRM:
             yield list(objects.values())
 
     def changed(self, kind: str, since: int) -> Iterator[list[tuple[str, int]]]:
-        """Ids of the objects modified at `since` (milliseconds) or later, each with the time of it; some come twice.
+        """Ids and modification times (milliseconds) of the objects modified since then; some come twice.
 
-        Each search begins at the last time of the one before, instead of asking for its next page: HubSpot ends
-        after 10,000 rows, and an object that changes meanwhile would move the others across the edge of a page. Of a
-        moment with more objects than a page (imports, workflows) the rest is found by id.
+        Each search begins at the last time of the previous one instead of asking for its next page: HubSpot ends a
+        search after 10,000 rows, and an object that changes during it would shift the pages. If more objects than fit
+        on a page changed in the same millisecond (imports, workflows), the rest is searched by id.
         """
         modified = MODIFIED[kind]
         while True:
@@ -123,12 +122,13 @@ class CRM:
                 return
             newest = page[-1][1]
             if newest == since:
-                yield from ([(id_, since) for id_ in ids] for ids in self._of_moment(kind, since))
+                yield from ([(id_, since) for id_ in ids] for ids in self._modified_at(kind, since))
                 since += 1
             else:
                 since = newest
 
-    def _of_moment(self, kind: str, moment: int) -> Iterator[list[str]]:
+    def _modified_at(self, kind: str, moment: int) -> Iterator[list[str]]:
+        """Ids of all objects modified in that millisecond."""
         last = 0
         while True:
             filters = {MODIFIED[kind]: ("EQ", moment), "hs_object_id": ("GT", last)}
@@ -140,19 +140,19 @@ class CRM:
             last = int(ids[-1])
 
     def newest(self, kind: str) -> int | None:
-        """When an object of the type was last modified, as far as the search knows; None if there is none."""
+        """When an object of the type was last modified, as far as the search knows; None if there are no objects."""
         found = self._search(kind, {}, MODIFIED[kind], "DESCENDING", limit=1)["results"]
         return milliseconds(found[0]["properties"][MODIFIED[kind]]) if found else None
 
     def total(self, kind: str, created_before: datetime | None = None) -> int:
-        """How many objects of the type there are."""
+        """The number of objects of the type."""
         filters = {CREATED[kind]: ("LTE", milliseconds(created_before))} if created_before else {}
         return int(self._search(kind, filters, "hs_object_id", limit=1)["total"])
 
     def read(self, kind: str, ids: Sequence[str], names: Sequence[str], history: bool = False) -> Iterator[list[Node]]:
-        """Whole objects by their ids, in batches, without those that are gone.
+        """Complete objects by their ids, in batches, without those that no longer exist.
 
-        The search has them too, but late, without associations, and its body takes few names of properties.
+        A search would return them too, but late, without associations, and with only a few properties.
         """
         which = {
             "properties": [MODIFIED[kind]] if history else names,
@@ -169,16 +169,16 @@ class CRM:
             yield objects
 
     def complete(self, kind: str, objects: list[Node]) -> None:
-        """Turn the associations of listed objects into lists of ids; a list holds only the first hundred of each."""
+        """Turn the associations of listed objects into lists of ids, complete: a list has only the first hundred."""
         for other in ASSOCIATIONS[kind]:
             pages = {found["id"]: (found.get("associations") or {}).get(other) or {} for found in objects}
-            cut = self._linked(kind, other, [id_ for id_, page in pages.items() if "paging" in page])
+            long = self._linked(kind, other, [id_ for id_, page in pages.items() if "paging" in page])
             for found in objects:
                 listed = [link["id"] for link in pages[found["id"]].get("results", ())]
-                found.setdefault("associations", {})[other] = cut.get(found["id"]) or listed
+                found.setdefault("associations", {})[other] = long.get(found["id"]) or listed
 
     def _linked(self, kind: str, other: str, ids: Collection[str]) -> dict[str, list[str]]:
-        """All ids of a type that objects are associated with, by the id of the object."""
+        """The ids of all objects of type `other` that each object is associated with, by the object's id."""
         linked: dict[str, list[str]] = {}
         inputs = [{"id": id_} for id_ in ids]
         while inputs:
@@ -216,7 +216,7 @@ class CRM:
         return self._body(self._client.post(f"crm/v3/objects/{kind}/search", json=body))
 
     def _pages(self, path: str, params: Node) -> Iterator[tuple[Node, list[Node]]]:
-        """The pages of a list, each with the parameter that says where it begins."""
+        """The pages of a list, each with the parameter for where it begins."""
         place: Node = {}
         while True:
             answer = self._get(path, params | place)
@@ -231,9 +231,9 @@ class CRM:
 
     def _post_batch(self, path: str, body: Node) -> list[Node]:
         answer = self._body(self._client.post(path, json=body))
-        for error in answer.get("errors") or ():  # with 207; that something is not there is no failure
+        for error in answer.get("errors") or ():  # with status 207; a missing object is no failure
             if error.get("category") != "OBJECT_NOT_FOUND":
-                raise TransientSourceError(f"HubSpot read a part only at {path} ({error.get('message')}).")
+                raise TransientSourceError(f"HubSpot returned only a part at {path} ({error.get('message')}).")
         found: list[Node] = answer["results"]
         return found
 
@@ -245,16 +245,16 @@ class CRM:
 
 
 def value(text: str | None, data_type: str) -> Any:
-    """A property's value for a column of that type; dlt reads numbers, flags and times from text by itself."""
+    """A property's value for a column of that type; dlt itself converts text to numbers, flags and times."""
     if data_type == "text" or text is None:
         return text
     if data_type == "timestamp" and text.lstrip("-").isdigit():
         return datetime.fromtimestamp(int(text) / 1000, UTC)
-    return text or None  # emptied
+    return text or None  # a property that was emptied
 
 
 def _chunks(names: Sequence[str]) -> Iterator[str]:
-    """The names, separated by commas, in pieces that fit an address."""
+    """The names, separated by commas, in pieces that fit into a URL."""
     chunk = names[0]
     for name in names[1:]:
         if len(chunk) + 1 + len(name) > PROPERTIES_IN_URL:

@@ -1,7 +1,7 @@
-"""dlt's table loader over ADBC: rows come from Postgres as Arrow, by binary COPY, and never become Python objects.
+"""dlt's table loader over ADBC: Postgres sends rows by binary COPY, which become Arrow without Python objects.
 
-Beside dlt's own backends, which would do: `pyarrow` builds every value as a Python object first, `connectorx` drops
-the zone of a timestamptz. A million rows take a third of the time that `pyarrow` takes (`benchmarks/README.md`).
+Of dlt's own backends, `pyarrow` creates a Python object for each value, and `connectorx` drops the time zone of a
+timestamptz. `benchmarks/README.md` compares them.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,29 +22,30 @@ _connecting = Lock()
 
 
 def connect(url: str) -> Connection:
-    """A connection, by what an earlier one has learned: to ask for all types of a server takes 20 times as long."""
+    """A connection that shares the types of the first one: asking a server for all its types takes long."""
     with _connecting:
         return _first_connection(url).adbc_clone()
 
 
 @cache
 def _first_connection(url: str) -> Connection:
-    first: Connection = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)  # stays, and in no transaction
+    # It stays open, so it must not keep a transaction.
+    first: Connection = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)
     return first
 
 
 class AdbcTableLoader(BaseTableLoader):
-    """Yields one Arrow table per batch, its columns of the types that dlt has reflected."""
+    """Yields one Arrow table per batch, with columns of the types that dlt has reflected."""
 
     def load_rows(self, backend_kwargs: dict[str, Any] | None = None) -> Iterator[pa.Table]:
         """`backend_kwargs["connect"]` opens a connection to the database."""
         connect: Callable[[], Connection] = (backend_kwargs or {})["connect"]
-        # COPY takes no parameters. A named style, as the driver's own would double each % in the name of a column.
+        # COPY takes no parameters. The driver's own parameter style would double each % in a column's name.
         dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
         query = str(self.make_query().compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         with connect() as connection, connection.cursor() as cursor:
             cursor.execute(query)
-            for batch in cursor.fetch_record_batch():  # of 16 MiB as Postgres sends them
+            for batch in cursor.fetch_record_batch():  # of 16 MiB
                 if batch.num_rows:
                     yield self._typed(pa.Table.from_batches([batch]))
 

@@ -1,13 +1,17 @@
 """Stripe: customers, subscriptions, invoices and their catalogue; events and balance transactions by day.
 
-All of it merges on `id`, so a load may run again at any time. Amounts are integers in the currency's minor unit, as
-Stripe has them: never floats. Stripe's lists can be asked for what was *created* in a span of time, never for what
-was changed in it. Therefore `stripe_source` reads its objects whole each time, which brings every update; and
-`incremental_stripe_source` is for what is created and then stays as it is: events (Stripe keeps them for 30 days) and
-balance transactions, of which only `status` moves, from pending to available, within days. What is deleted at Stripe
-is no longer listed: its row stays, and an event such as `customer.deleted` tells.
+Every table merges on `id`, so any load can be repeated. Amounts are integers in the currency's smallest unit, as at
+Stripe, never floats. Stripe's lists can be filtered by the time at which objects were created, but not by when they
+changed. Therefore there are two sources:
 
-Each account is a section of its own, `section="stripe_eu"` reads SOURCES__STRIPE_EU__SECRET_KEY.
+- `stripe_source` reads its objects completely each time, including every update.
+- `incremental_stripe_source` reads what was created since the last load. It is for objects that do not change: events,
+  which Stripe keeps for 30 days, and balance transactions, of which only `status` changes, from pending to available,
+  within days.
+
+Stripe no longer lists deleted objects: their rows stay, and an event such as `customer.deleted` reports the deletion.
+
+Each account has a section of its own: `section="stripe_eu"` reads SOURCES__STRIPE_EU__SECRET_KEY.
 
 Variables: SOURCES__STRIPE__SECRET_KEY; optional SOURCES__STRIPE__API_BASE_URL, SOURCES__STRIPE__MAX_WAIT and
 SOURCES__STRIPE__TIMEOUT (seconds).
@@ -25,14 +29,15 @@ from dlt.common.time import ensure_datetime_in_tz
 from dlt.common.typing import TAnyDateTime
 from dlt.extract import DltResource
 
+from dlt_sources.stripe.columns import CHILDREN, COLUMNS
 from dlt_sources.stripe.helpers import API, ENDPOINTS, Object
 
 __all__ = ["incremental_stripe_source", "stripe_money", "stripe_source"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# `spec=BaseConfiguration` switches dlt's injection off: it would fill `start_date` or `secret_key` from bare variables
-# of that name. The sources share a dataset, but each has a schema of its own: dlt stores schemas by name.
+# `spec=BaseConfiguration` switches dlt's injection off: it would take `start_date` or `secret_key` from any variable of
+# that name. The sources share a dataset, but each has its own schema: dlt stores schemas by name.
 
 
 @dlt.source(name="stripe", section="stripe", spec=BaseConfiguration)
@@ -43,10 +48,10 @@ def stripe_source(
     end_date: TAnyDateTime | None = None,
     section: str = "stripe",
 ) -> Iterator[DltResource]:
-    """Objects of a Stripe account as they are now, a table per endpoint; each load reads them all.
+    """Objects of a Stripe account as they are now, one table per endpoint; each load reads all of them.
 
-    With dates, only those that were created from `start_date` on and before `end_date`. `section` names the account:
-    whose `SOURCES__<SECTION>__…` it is.
+    With dates, only those created from `start_date` on and before `end_date`. `section` is the account, with its
+    settings `SOURCES__<SECTION>__*`.
     """
     since, until = _moment(start_date), _moment(end_date)
     for endpoint in _checked(endpoints):
@@ -65,14 +70,14 @@ def incremental_stripe_source(
     end_date: TAnyDateTime | None = None,
     section: str = "stripe",
 ) -> Iterator[DltResource]:
-    """What was created in a Stripe account since the last load, or within dates, or within a scheduler's interval.
+    """Objects that were created in a Stripe account since the last load, within dates, or within a partition.
 
-    The cursor is `created`, a timestamp; Stripe itself is asked for no more than the span. For objects that change
-    later use `stripe_source`. `section` names the account: whose `SOURCES__<SECTION>__…` it is.
+    The cursor is `created`, a timestamp, and only that span is requested from Stripe. For objects that change later
+    use `stripe_source`. `section` is the account, with its settings `SOURCES__<SECTION>__*`.
     """
     since, until = _moment(initial_start_date), _moment(end_date)
     for endpoint in _checked(endpoints):
-        # dlt's: a cursor with an end needs a beginning
+        # In dlt, a cursor with an end needs an initial value.
         cursor = dlt.sources.incremental[datetime](
             "created", initial_value=since or (EPOCH if until else None), end_value=until
         )
@@ -86,9 +91,9 @@ def incremental_stripe_source(
 def stripe_money(
     since: datetime | None, until: datetime | None, secret_key: str | None = None, section: str = "stripe"
 ) -> dict[str, dict[str, int]]:
-    """Per currency the `transactions`, `amount`, `fee` and `net` that Stripe lists now, to check a load against.
+    """The `transactions`, `amount`, `fee` and `net` per currency that Stripe lists now, to check a load.
 
-    Those of the balance transactions that were created from `since` on and before `until`.
+    Of the balance transactions created from `since` on and before `until`.
     """
     totals: dict[str, Counter[str]] = {}
     for page in _read(API(section, secret_key), "BalanceTransaction", since, until):
@@ -100,14 +105,14 @@ def stripe_money(
 
 def _resource(rows: Any, endpoint: str) -> DltResource:
     known = ENDPOINTS[endpoint]
-    rows.__doc__ = known.description
+    rows.__doc__ = known.description  # the catalogue shows it
     resource: DltResource = dlt.resource(
         rows,
         name=known.table,
         write_disposition="merge",
         primary_key="id",
-        columns=known.columns,
-        nested_hints=known.children,
+        columns=COLUMNS[known.table],
+        nested_hints=CHILDREN.get(known.table),
     )
     return resource
 
@@ -125,7 +130,7 @@ def _read(api: API, endpoint: str, since: datetime | None, until: datetime | Non
         if page:
             empty = False
             yield [api.row(item, known.verbatim) for item in page]
-    if empty:  # the table exists all the same
+    if empty:  # the table is created even if the list is empty
         yield dlt.mark.materialize_table_schema()
 
 
@@ -133,7 +138,7 @@ def _checked(endpoints: Sequence[str]) -> Sequence[str]:
     names = [endpoints] if isinstance(endpoints, str) else endpoints
     unknown = [name for name in names if name not in ENDPOINTS]
     if unknown or not names:
-        raise ValueError(f"endpoints={endpoints!r} has to name some of {', '.join(ENDPOINTS)}.")
+        raise ValueError(f"endpoints={endpoints!r} must be one or more of {', '.join(ENDPOINTS)}.")
     return names
 
 

@@ -1,13 +1,15 @@
 """Thinkific: a site's courses, users, enrollments and course reviews.
 
-All of it merges on `id`, so a load may run again at any time. Only enrollments tell when they changed: a load brings
-what changed since the load before, and once more what changed in the two days before that one. Courses, users and
-reviews are read whole.
+Every table merges on `id`, so any load can be repeated. Only enrollments can be filtered by their last change: a load
+reads those that changed since the previous load, and again those of the two days before it. Courses, users and reviews
+are read completely each time.
 
-What Thinkific does not report stays unseen. Deleted rows remain: a row whose `_dlt_load_id` is older than the newest of
-its table is one (of enrollments after a load with `full_reload=True`, which reads them all). A new name of a user or a
-course, and the passing of an expiry date, do not change an enrollment: join `users` and `courses`, and compare
-`expiry_date`, instead of trusting its `user_name`, `user_email`, `course_name` and `expired`.
+What Thinkific does not report:
+
+- Deletions. Deleted rows stay. They are the rows whose `_dlt_load_id` is older than the newest one of their table (for
+  enrollments, after a load with `full_reload=True`, which reads them all).
+- Changes around an enrollment. A renamed user or course and an expired access do not update it. Join `users` and
+  `courses` and compare `expiry_date` rather than use `user_name`, `user_email`, `course_name` and `expired`.
 
 Variables: SOURCES__THINKIFIC__API_KEY and SOURCES__THINKIFIC__SUBDOMAIN (`school` of https://school.thinkific.com);
 optional SOURCES__THINKIFIC__API_BASE_URL, SOURCES__THINKIFIC__MAX_WAIT and SOURCES__THINKIFIC__TIMEOUT (seconds).
@@ -20,34 +22,35 @@ from typing import Any
 import dlt
 from dlt.common import logger
 from dlt.common.configuration.specs import BaseConfiguration
-from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.extract import DltResource
 from dlt.sources.helpers.requests import Response
 from dlt.sources.helpers.rest_client.auth import APIKeyAuth
 from dlt.sources.helpers.rest_client.client import RESTClient
 
-from dlt_sources.http import Limit, PermanentSourceError, TransientSourceError, Vendor, read_limit
+from dlt_sources.errors import PermanentSourceError, TransientSourceError
+from dlt_sources.http import ApiClient, Limit, read_limit
+from dlt_sources.thinkific.columns import COLUMNS
 
 __all__ = ["thinkific", "thinkific_total"]
 
 Row = dict[str, Any]
 
-PAGE_SIZE = 250  # Thinkific's most
+PAGE_SIZE = 250  # Thinkific's maximum
 WINDOW = 60.0  # seconds of its rate limit
-# Thinkific does not say whether "updated after" means the moment or the end of its day, nor in which time zone. Two
-# days cover all of it, and clocks that differ, and a change that shows up late.
+# Thinkific documents neither the time zone of "updated after" nor whether it means a moment or the end of a day. Two
+# days cover both, clocks that differ, and changes that become visible late.
 OVERLAP = timedelta(days=2)
 
 
 def _read_limit(response: Response) -> Limit | None:
-    """Thinkific's limit is one of a minute; its reset header is described as an epoch and as milliseconds."""
+    """Bounds the wait by the rate limit's window: the unit of Thinkific's reset header is not documented clearly."""
     limit = read_limit(response)
     if limit is None or "Retry-After" in response.headers:
         return limit
     return Limit(limit.name, WINDOW if limit.wait is None else min(limit.wait, WINDOW))
 
 
-THINKIFIC = Vendor(
+THINKIFIC = ApiClient(
     source="thinkific",
     title="Thinkific",
     credential="api_key",
@@ -58,64 +61,55 @@ THINKIFIC = Vendor(
 )
 
 
-# `spec=BaseConfiguration` switches dlt's injection off: it would fill `api_key` from a bare API_KEY, whoever's it is.
+# `spec=BaseConfiguration` switches dlt's injection off: it would take `api_key` from any variable named API_KEY.
 @dlt.source(name="thinkific", section="thinkific", spec=BaseConfiguration)
 def thinkific(
     subdomain: str | None = None, api_key: str | None = None, full_reload: bool = False
 ) -> Iterator[DltResource]:
     """Courses, users, enrollments and course reviews of the site at `<subdomain>.thinkific.com`."""
 
+    @dlt.resource(write_disposition="merge", primary_key="id", columns=COLUMNS["courses"])
     def courses() -> Iterator[Any]:
         """Courses of a Thinkific site, one row each, with the ids of their chapters and administrators."""
         yield from _rows(_client(subdomain, api_key), "courses")
 
+    @dlt.resource(write_disposition="merge", primary_key="id", columns=COLUMNS["users"])
     def users() -> Iterator[Any]:
         """Students and staff of a Thinkific site, one row each, with their roles and custom profile fields."""
         yield from _rows(_client(subdomain, api_key), "users")
 
+    @dlt.resource(write_disposition="merge", primary_key="id", columns=COLUMNS["enrollments"])
     def enrollments() -> Iterator[Any]:
         """Who is enrolled in which Thinkific course and how far they got (0 to 1), one row per user and course."""
         client = _client(subdomain, api_key)
-        # A cursor for each site, so that another subdomain begins at its beginning. It is the time at which reading
-        # began: what changes while pages are read may have been passed already, and is not in them.
-        read_at, began = dlt.current.resource_state(), datetime.now(UTC)
+        # One cursor per site: the time at which reading began, as a row that changes during the reading may be on a
+        # page that has been read already.
+        cursors, began = dlt.current.resource_state(), datetime.now(UTC)
         site = THINKIFIC.setting("subdomain", subdomain)
-        since = None if full_reload else read_at.get(site)
+        since = None if full_reload else cursors.get(site)
         if since:
             after = _text(datetime.fromisoformat(since) - OVERLAP)
             yield from _pages(client, "enrollments", {"query[updated_after]": after})
         else:
             yield from _rows(client, "enrollments")
-        read_at[site] = began.isoformat()
+        cursors[site] = began.isoformat()
 
+    @dlt.transformer(data_from=courses, write_disposition="merge", primary_key="id", columns=COLUMNS["course_reviews"])
     def course_reviews(page: list[Row]) -> Iterator[Any]:
         """Reviews that users wrote of Thinkific courses (rating 1 to 5), one row each, approved or not."""
         client = _client(subdomain, api_key)
         for course in page:
             yield from _rows(client, "course_reviews", {"course_id": course["id"]})
 
-    resources = {
-        function.__name__: dlt.resource(
-            function, write_disposition="merge", primary_key="id", columns=_COLUMNS[function.__name__]
-        )
-        for function in (courses, users, enrollments)
-    }
-    yield from resources.values()
-    yield dlt.transformer(
-        course_reviews,
-        data_from=resources["courses"],
-        write_disposition="merge",
-        primary_key="id",
-        columns=_COLUMNS["course_reviews"],
-    )
+    yield from (courses, users, enrollments, course_reviews)
 
 
 def thinkific_total(
     table: str, subdomain: str | None = None, api_key: str | None = None, created_before: datetime | None = None
 ) -> int:
-    """How many rows of a table Thinkific counts now, to check a load against. Reviews cost a request per course.
+    """The number of rows that Thinkific counts in a table now, to check a load. Reviews take a request per course.
 
-    Enrollments created later than `created_before` do not count; of the other tables Thinkific cannot tell.
+    Enrollments created after `created_before` are not counted; Thinkific cannot filter the other tables.
     """
     client = _client(subdomain, api_key)
     if table == "course_reviews":
@@ -126,22 +120,21 @@ def thinkific_total(
 
 
 def _client(subdomain: str | None, api_key: str | None) -> RESTClient:
-    key = THINKIFIC.secret(api_key)
-    client = THINKIFIC.client(key, APIKeyAuth(name="X-Auth-API-Key", api_key=key, location="header"))
+    client = THINKIFIC.rest_client(api_key, lambda key: APIKeyAuth(name="X-Auth-API-Key", api_key=key))
     client.headers = {"X-Auth-Subdomain": THINKIFIC.setting("subdomain", subdomain)}
     return client
 
 
 def _rows(client: RESTClient, path: str, query: Mapping[str, Any] | None = None) -> Iterator[Any]:
-    """A whole list; its table is made even if there is nothing in it."""
+    """A complete list; its table is created even if the list is empty."""
     yield dlt.mark.materialize_table_schema()
     yield from _pages(client, path, query)
 
 
 def _pages(client: RESTClient, path: str, query: Mapping[str, Any] | None = None) -> Iterator[list[Row]]:
-    """The pages of a list, once more from the first if rows may be missing at the end.
+    """The pages of a list, read a second time if rows may be missing.
 
-    Pages are cut anew at each request: a row that is deleted meanwhile draws the later ones forward, past the reader.
+    Thinkific pages by offset: when a row is deleted during the reading, later rows move onto pages already read.
     """
     for _ in range(2):
         ids: set[int] = set()
@@ -155,7 +148,7 @@ def _pages(client: RESTClient, path: str, query: Mapping[str, Any] | None = None
             most = max(most, total)
         if most <= min(len(ids), total):
             return
-    logger.warning(f"Thinkific counts up to {most} {path}, but lists {len(ids)}: they change while they are read.")
+    logger.warning(f"Thinkific counts up to {most} {path}, but lists {len(ids)}: they changed during the load.")
 
 
 def _total(client: RESTClient, path: str, query: Mapping[str, Any]) -> int:
@@ -164,53 +157,17 @@ def _total(client: RESTClient, path: str, query: Mapping[str, Any]) -> int:
 
 
 def _page(client: RESTClient, path: str, query: Row) -> tuple[list[Row], int, int | None]:
-    """A page's rows, the number of rows of all pages, and the next page."""
-    response = client.get(path, params=query, allow_redirects=False)  # to another host the key would go along
+    """A page's rows, the number of rows on all pages, and the number of the next page."""
+    response = client.get(path, params=query, allow_redirects=False)  # a redirect would send the key to another host
     if response.is_redirect:
-        raise PermanentSourceError(f"{response.url} leads elsewhere: check {THINKIFIC.variable('api_base_url')}.")
+        raise PermanentSourceError(f"{response.url} redirects: check {THINKIFIC.variable('api_base_url')}.")
     body = THINKIFIC.body(response)
     try:
         pagination = body["meta"]["pagination"]
         return body["items"], pagination["total_items"], pagination["next_page"]
     except (KeyError, TypeError):
-        raise TransientSourceError(f"Thinkific sent JSON that is no list of {path} at {response.url}.") from None
+        raise TransientSourceError(f"Thinkific sent JSON that is not a list of {path} at {response.url}.") from None
 
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _columns(**names: str) -> TTableSchemaColumns:
-    """Columns by type: typed, so that they exist even while they are null."""
-    return {name: {"data_type": kind} for kind, found in names.items() for name in found.split()}  # type: ignore[typeddict-item]
-
-
-_COLUMNS: Mapping[str, TTableSchemaColumns] = {
-    "courses": _columns(
-        bigint="id product_id user_id instructor_id",
-        text="name slug subtitle description keywords duration course_card_text contact_information "
-        "intro_video_youtube intro_video_wistia_identifier banner_image_url course_card_image_url",
-        bool="reviews_enabled",
-    ),
-    "users": _columns(
-        bigint="id",
-        text="first_name last_name full_name email company headline bio avatar_url external_source affiliate_code "
-        "affiliate_commission_type affiliate_payout_email",
-        double="affiliate_commission",
-        timestamp="created_at",
-    ),
-    "enrollments": _columns(
-        bigint="id user_id course_id",
-        text="user_name user_email course_name",
-        double="percentage_completed",
-        bool="completed expired is_free_trial",
-        timestamp="activated_at started_at completed_at expiry_date updated_at",
-    ),
-    "course_reviews": _columns(
-        bigint="id course_id user_id",
-        double="rating",
-        text="title review_text",
-        bool="approved",
-        timestamp="created_at",
-    ),
-}

@@ -1,4 +1,4 @@
-"""Files in a folder: every row of every format, each version of a file once, and broken ones left out by name."""
+"""Files in a folder: every row of every format, each version of a file once, and broken files left out."""
 
 import gzip
 import os
@@ -14,7 +14,7 @@ import pytest
 from dlt.extract import DltSource
 
 from dlt_sources.filesystem import filesystem_tables, list_files
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.source_warehouse import SourceWarehouse
 
 OLD = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 TABLES = {"orders": "csv", "clicks": "jsonl", "stock": "parquet"}
@@ -59,13 +59,13 @@ def parquet(**columns: Iterable[Any]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def load(warehouse: Warehouse, source: DltSource) -> dict[str, int]:
-    """Run a load; the number of rows it brought into each table that got any."""
+def load(warehouse: SourceWarehouse, source: DltSource) -> dict[str, int]:
+    """Run a load; the number of rows that it loaded, for each table with any."""
     return {table: rows for table, rows in warehouse.load(source).items() if rows}
 
 
 def numbers(file_format: str, count: int) -> bytes:
-    """A file of so many rows, `id` from 1."""
+    """A file with that many rows, `id` from 1."""
     ids = range(1, count + 1)
     if file_format == "csv":
         return "".join(f"{line}\n" for line in ["id", *ids]).encode()
@@ -74,7 +74,7 @@ def numbers(file_format: str, count: int) -> bytes:
     return parquet(id=pa.array(ids, pa.int64()))
 
 
-def test_every_row_and_column_of_each_format_arrives(folder: Folder, warehouse: Warehouse) -> None:
+def test_every_row_and_column_of_each_format_is_loaded(folder: Folder, warehouse: SourceWarehouse) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     folder.write("orders/a.csv", "id,city\n1,Łódź\n2,東京\n", modified=OLD)
     folder.write(
@@ -99,6 +99,7 @@ def test_every_row_and_column_of_each_format_arrives(folder: Folder, warehouse: 
     origin = {"_file": "VARCHAR", "_file_modified_at": "TIMESTAMP WITH TIME ZONE", "_file_row": "BIGINT"}
     origin["_file_emptied"] = "BOOLEAN"
     assert warehouse.columns("orders") == origin | {"id": "VARCHAR", "city": "VARCHAR"}
+    assert warehouse.undescribed("orders") == {"orders.id", "orders.city"}  # the files' own
     assert warehouse.columns("clicks") == origin | {
         "id": "BIGINT",
         "user__name": "VARCHAR",
@@ -124,7 +125,7 @@ CSV: dict[str, tuple[str | bytes, list[tuple[Any, ...]]]] = {
 }
 
 
-def test_csv_is_text_as_it_stands(folder: Folder, warehouse: Warehouse) -> None:
+def test_csv_fields_are_loaded_as_text_unchanged(folder: Folder, warehouse: SourceWarehouse) -> None:
     for table, (content, _) in CSV.items():
         folder.write(f"{table}/a.csv{'.gz' if isinstance(content, bytes) else ''}", content)
     load(warehouse, folder.source(dict.fromkeys(CSV, "csv")))
@@ -134,7 +135,7 @@ def test_csv_is_text_as_it_stands(folder: Folder, warehouse: Warehouse) -> None:
         assert warehouse.rows(f"SELECT {columns} FROM {table} ORDER BY _file_row") == rows, table
 
 
-def test_every_warehouse_gets_the_same_rows_and_replaces_them(folder: Folder, any_warehouse: Warehouse) -> None:
+def test_every_warehouse_gets_and_replaces_the_same_rows(folder: Folder, any_warehouse: SourceWarehouse) -> None:
     folder.write("orders/a.csv", 'id,note\n1,""\n2,\n3,"\\N, ""ä""\n\\"\n')
     folder.write("orders/b.csv", "id,note\n4,kept\n")
     folder.write("clicks/a.jsonl", '{"id": 1, "note": "", "tags": ["x"]}\n')
@@ -158,7 +159,7 @@ def test_every_warehouse_gets_the_same_rows_and_replaces_them(folder: Folder, an
     assert any_warehouse.value("SELECT count(*) FROM clicks__tags") == 0
 
 
-def test_files_of_any_length(folder: Folder, warehouse: Warehouse) -> None:
+def test_files_of_any_length_are_loaded(folder: Folder, warehouse: SourceWarehouse) -> None:
     lengths = {
         f"{kind}_{count}": (kind, count) for kind in TABLES.values() for count in (0, 1, 100, 101, 10_000, 20_001)
     }
@@ -173,7 +174,7 @@ def test_files_of_any_length(folder: Folder, warehouse: Warehouse) -> None:
             assert warehouse.value(f"SELECT count(*) FROM {table} WHERE CAST(id AS BIGINT) = _file_row") == count
 
 
-def test_a_second_load_brings_nothing_and_so_does_one_elsewhere(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_second_load_loads_nothing_on_this_or_another_machine(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.fill("a", 3)
     load(warehouse, folder.source())
     assert load(warehouse, folder.source()) == {}
@@ -183,7 +184,7 @@ def test_a_second_load_brings_nothing_and_so_does_one_elsewhere(folder: Folder, 
     assert [warehouse.value(f"SELECT count(*) FROM {table}") for table in TABLES] == [3, 3, 3]
 
 
-def test_files_that_come_later_arrive_whatever_their_date(folder: Folder, warehouse: Warehouse) -> None:
+def test_new_files_are_loaded_whatever_their_modification_date(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("orders/b.csv", numbers("csv", 3), modified=OLD)
     load(warehouse, folder.source())
     folder.write("orders/a.csv", numbers("csv", 2), modified=OLD)
@@ -194,7 +195,7 @@ def test_files_that_come_later_arrive_whatever_their_date(folder: Folder, wareho
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_a_changed_file_replaces_its_own_rows(folder: Folder, warehouse: Warehouse, count: int) -> None:
+def test_a_changed_file_replaces_its_own_rows(folder: Folder, warehouse: SourceWarehouse, count: int) -> None:
     folder.fill("a", 3)
     folder.fill("b", 3)
     load(warehouse, folder.source())
@@ -206,7 +207,7 @@ def test_a_changed_file_replaces_its_own_rows(folder: Folder, warehouse: Warehou
     assert load(warehouse, folder.source()) == {}
 
 
-def test_children_of_replaced_rows_go_with_them(folder: Folder, warehouse: Warehouse) -> None:
+def test_child_rows_of_replaced_rows_are_removed(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("clicks/a.jsonl", '{"tags": ["old", "older"]}\n')
     folder.write("clicks/b.jsonl", '{"tags": ["other"]}\n')
     load(warehouse, folder.source())
@@ -215,7 +216,7 @@ def test_children_of_replaced_rows_go_with_them(folder: Folder, warehouse: Wareh
     assert warehouse.rows("SELECT value FROM clicks__tags ORDER BY 1") == [("new",), ("other",)]
 
 
-def test_rows_of_a_file_that_is_gone_stay(folder: Folder, warehouse: Warehouse) -> None:
+def test_rows_of_a_removed_file_stay(folder: Folder, warehouse: SourceWarehouse) -> None:
     path = folder.write("orders/a.csv", numbers("csv", 3))
     load(warehouse, folder.source())
     path.unlink()
@@ -223,39 +224,41 @@ def test_rows_of_a_file_that_is_gone_stay(folder: Folder, warehouse: Warehouse) 
     assert warehouse.value("SELECT count(*) FROM orders") == 3
 
 
-def test_unfinished_and_foreign_files_are_not_read(folder: Folder, warehouse: Warehouse) -> None:
+def test_hidden_files_and_other_formats_are_ignored(folder: Folder, warehouse: SourceWarehouse) -> None:
     for name in (".a.csv", "_a.csv", "_temporary/a.csv", ".b/a.csv", "_SUCCESS", "README.md", "a.jsonl"):
         folder.write(f"orders/{name}", "broken\n1,2\n")
     folder.write("orders_old/a.csv", numbers("csv", 3))
     folder.write("a.csv", numbers("csv", 3))
     assert load(warehouse, folder.source({"orders": "csv"})) == {}
     assert folder.broken == {}
-    assert warehouse.value("SELECT count(*) FROM orders") == 0  # the table is there, and empty
+    assert warehouse.value("SELECT count(*) FROM orders") == 0  # the table exists and is empty
 
 
 BROKEN: list[tuple[str, str | bytes, str]] = [
-    ("orders/x.csv", "id,n\n1,2\n1\n", "line 3: 1 fields, where the header has 2"),
-    ("orders/x.csv", "id,n\n1,2,3\n", "line 2: 3 fields, where the header has 2"),
+    ("orders/x.csv", "id,n\n1,2\n1\n", "line 3: 1 fields, but the header has 2"),
+    ("orders/x.csv", "id,n\n1,2,3\n", "line 2: 3 fields, but the header has 2"),
     ("orders/x.csv", 'id,n\n"1\n\n",2\n3\n', "line 5: 1 fields"),
     ("orders/x.csv", 'id,n\n1,2\n1,"2\n1,2\n', "line 3: unexpected end of data"),
     ("orders/x.csv", 'id,n\n1,"2"3\n', "line 2: ',' expected after '\"'"),
     ("orders/x.csv", b"id,n\n" + b"1,2\n" * 20_000 + b"1,\xff\n", "line 20002: not UTF-8"),
-    ("orders/x.csv", "", "line 1: a CSV file begins with the names of its columns"),
-    ("orders/x.csv", "id,id\n1,2\n", "line 1: each column needs a name of its own"),
-    ("orders/x.csv", "Id,id\n1,2\n", "the columns Id and id would both be id"),
-    ("orders/x.csv", "id,_file\n1,2\n", "the columns _file and _file would both be _file"),
-    ("orders/x.csv.gz", gzip.compress(numbers("csv", 9_000))[:-100], "not gzip, or not all of it"),
+    ("orders/x.csv", "", "line 1: the file is empty; a CSV file must begin with its column names"),
+    ("orders/x.csv", "id,id\n1,2\n", "line 1: column names must be unique and not empty"),
+    ("orders/x.csv", "Id,id\n1,2\n", "the columns Id and id would both become id"),
+    ("orders/x.csv", "id,_file\n1,2\n", "the columns _file and _file would both become _file"),
+    ("orders/x.csv.gz", gzip.compress(numbers("csv", 9_000))[:-100], "not gzip, or incomplete"),
     ("orders/x.csv.gz", numbers("csv", 3), "not gzip"),
     ("clicks/x.jsonl", numbers("jsonl", 10_500) + b'{"id": 10501', "line 10501: not JSON"),
-    ("clicks/x.jsonl", '{"id": 1}\n\n[1]\n', "line 3: an object was expected, and this is a list"),
+    ("clicks/x.jsonl", '{"id": 1}\n\n[1]\n', "line 3: expected an object, found a list"),
     ("clicks/x.jsonl", b'{"id": "\xff"}\n', "line 1: not JSON"),
-    ("stock/x.parquet", numbers("parquet", 30_000)[:-9], "not Parquet, or not all of it"),
+    ("stock/x.parquet", numbers("parquet", 30_000)[:-9], "not Parquet, or incomplete"),
     ("stock/x.parquet", "id,n\n", "not Parquet"),
-    ("stock/x.parquet", parquet(id=["one"]), "the column id is text here, and bigint in the table"),
+    ("stock/x.parquet", parquet(id=["one"]), "the column id is text here but bigint in the table"),
 ]
 
 
-def test_broken_files_fail_alone_by_name_and_line_and_are_retried(folder: Folder, warehouse: Warehouse) -> None:
+def test_broken_files_are_left_out_by_name_and_line_and_read_again_later(
+    folder: Folder, warehouse: SourceWarehouse
+) -> None:
     folder.fill("a", 2)  # before the broken ones
     folder.fill("z", 2)  # and after them
     names = [name.replace("x", f"x{number:02}", 1) for number, (name, _, _) in enumerate(BROKEN)]
@@ -281,7 +284,7 @@ def test_broken_files_fail_alone_by_name_and_line_and_are_retried(folder: Folder
     ]
 
 
-def test_a_file_that_becomes_broken_keeps_the_rows_it_had(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_file_that_becomes_broken_keeps_its_loaded_rows(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("orders/a.csv", numbers("csv", 3))
     load(warehouse, folder.source())
     folder.write("orders/a.csv", "id\n1\n1,2\n")
@@ -290,7 +293,7 @@ def test_a_file_that_becomes_broken_keeps_the_rows_it_had(folder: Folder, wareho
     assert warehouse.value("SELECT count(*) FROM orders") == 3
 
 
-def test_a_new_column_is_added(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_new_column_is_added(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("orders/a.csv", "id,old\n1,x\n")
     folder.write("stock/a.parquet", parquet(id=[1], old=["x"]))
     load(warehouse, folder.source())
@@ -302,22 +305,24 @@ def test_a_new_column_is_added(folder: Folder, warehouse: Warehouse) -> None:
         assert warehouse.rows(f"SELECT id, old, new FROM {table} ORDER BY id") == expected
 
 
-def test_parquet_files_that_contradict_each_other_in_one_load(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_parquet_file_that_contradicts_an_earlier_one_is_broken(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("stock/a.parquet", parquet(id=[1], empty=[None]))
     folder.write("stock/b.parquet", parquet(id=["one"], empty=["x"]))
     folder.write("stock/c.parquet", parquet(id=[3], empty=["y"]))
     assert load(warehouse, folder.source()) == {"stock": 2}
-    assert folder.broken == {"stock/b.parquet": "the column id is text here, and bigint in the table"}
+    assert folder.broken == {"stock/b.parquet": "the column id is text here but bigint in the table"}
     assert warehouse.rows("SELECT id, empty FROM stock ORDER BY id") == [(1, None), (3, "y")]
 
 
-def test_a_json_value_of_another_type_is_kept_beside(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_json_value_of_another_type_gets_a_variant_column(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("clicks/a.jsonl", '{"id": 1}\n{"id": "two"}\n')
     load(warehouse, folder.source())
     assert warehouse.rows("SELECT id, id__v_text FROM clicks ORDER BY _file_row") == [(1, None), (None, "two")]
 
 
-def test_a_file_that_changes_while_it_is_read_is_left_to_the_next_load(folder: Folder, warehouse: Warehouse) -> None:
+def test_a_file_that_changes_during_the_load_is_left_to_the_next_load(
+    folder: Folder, warehouse: SourceWarehouse
+) -> None:
     folder.write("clicks/a.jsonl", numbers("jsonl", 1))
     growing = folder.write("clicks/b.jsonl", numbers("jsonl", 1))
     vanishing = folder.write("clicks/c.jsonl", numbers("jsonl", 1))
@@ -334,7 +339,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_to_the_next_load(folder: F
     assert load(warehouse, folder.source()) == {"clicks": 2}
 
 
-def test_what_was_read_and_never_loaded_is_read_again(folder: Folder, warehouse: Warehouse) -> None:
+def test_files_that_were_extracted_but_not_loaded_are_read_again(folder: Folder, warehouse: SourceWarehouse) -> None:
     folder.write("orders/a.csv", numbers("csv", 3))
     load(warehouse, folder.source())
     folder.write("orders/b.csv", numbers("csv", 2))
@@ -348,21 +353,21 @@ def test_what_was_read_and_never_loaded_is_read_again(folder: Folder, warehouse:
     ("url", "sentence"),
     [
         ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty: set it to a folder"),
-        ("/nowhere/at/all", "SOURCES__FILESYSTEM__BUCKET_URL: there is no folder /nowhere/at/all."),
-        ("ftp://partner:canary@host/in", "SOURCES__FILESYSTEM__BUCKET_URL has to be a folder or s3://bucket/folder."),
-        ("s3://key:canary@bucket/in", "SOURCES__FILESYSTEM__BUCKET_URL has to be a folder or s3://bucket/folder."),
+        ("/nowhere/at/all", "SOURCES__FILESYSTEM__BUCKET_URL: the folder /nowhere/at/all does not exist."),
+        ("ftp://partner:canary@host/in", "SOURCES__FILESYSTEM__BUCKET_URL must be a folder or s3://bucket/folder."),
+        ("s3://key:canary@bucket/in", "SOURCES__FILESYSTEM__BUCKET_URL must be a folder or s3://bucket/folder."),
     ],
 )
-def test_a_wrong_folder_gives_its_sentence(
-    folder: Folder, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str
+def test_an_error_names_a_wrong_bucket_url(
+    folder: Folder, warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str
 ) -> None:
     monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", url)
-    error = str(warehouse.refused(folder.source()))
+    error = str(warehouse.load_error(folder.source()))
     assert error.startswith(sentence)
     assert "canary" not in error
 
 
-def test_a_file_url_is_a_folder_too(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_url_names_a_folder(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write("orders/a b#1.csv", numbers("csv", 1), modified=OLD)
     monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", folder.root.as_uri() + "/")
     assert list_files({"orders": "csv"}) == {"orders": {"orders/a b#1.csv": "2020-01-01T00:00:00+00:00 5"}}

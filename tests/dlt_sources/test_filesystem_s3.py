@@ -1,4 +1,4 @@
-"""Files in an S3-compatible bucket: a real server, a real client, and what is said when the settings are wrong."""
+"""Files in an S3-compatible bucket, with a real server and client, and the errors for wrong settings."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +8,10 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from dlt_sources.errors import PermanentSourceError, TransientSourceError
 from dlt_sources.filesystem import filesystem_tables, list_files
-from dlt_sources.http import PermanentSourceError, TransientSourceError
-from tests.dlt_sources.conftest import Warehouse
 from tests.dlt_sources.test_filesystem import TABLES, numbers
+from tests.support.source_warehouse import SourceWarehouse
 
 SECRET = "canary-4d1f"
 PREFIX = "SOURCES__FILESYSTEM__CREDENTIALS__"
@@ -58,7 +58,7 @@ def bucket(s3_server: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Bu
     return Bucket(s3_server)
 
 
-def test_a_bucket_loads_like_a_folder(bucket: Bucket, warehouse: Warehouse) -> None:
+def test_a_bucket_is_loaded_like_a_folder(bucket: Bucket, warehouse: SourceWarehouse) -> None:
     for table, file_format in TABLES.items():
         bucket.put(f"{table}/a.{file_format}", numbers(file_format, 1_100))
     bucket.put("orders/2026/01/b.csv", numbers("csv", 2))
@@ -68,7 +68,7 @@ def test_a_bucket_loads_like_a_folder(bucket: Bucket, warehouse: Warehouse) -> N
     broken: dict[str, str] = {}
 
     assert warehouse.load(filesystem_tables(TABLES, broken)) == {"orders": 1_102, "clicks": 1_100, "stock": 1_100}
-    assert broken == {"orders/broken.csv": "line 3: 2 fields, where the header has 1"}
+    assert broken == {"orders/broken.csv": "line 3: 2 fields, but the header has 1"}
     assert warehouse.load(filesystem_tables(TABLES, broken)) == {}
 
     bucket.put("orders/broken.csv", numbers("csv", 3))
@@ -78,7 +78,7 @@ def test_a_bucket_loads_like_a_folder(bucket: Bucket, warehouse: Warehouse) -> N
     assert [warehouse.value(f"SELECT count(*) FROM {table}") for table in TABLES] == [1_105, 5, 1_100]
 
 
-def test_a_folder_of_a_bucket_that_nothing_has_arrived_in_is_empty(bucket: Bucket) -> None:
+def test_a_missing_folder_in_a_bucket_is_empty(bucket: Bucket) -> None:
     assert list_files({"orders": "csv"}) == {"orders": {}}
 
 
@@ -87,11 +87,11 @@ def test_a_folder_of_a_bucket_that_nothing_has_arrived_in_is_empty(bucket: Bucke
     [
         ("AWS_SECRET_ACCESS_KEY", "", f"{PREFIX}AWS_SECRET_ACCESS_KEY is missing or empty: the key's id and secret"),
         ("AWS_ACCESS_KEY_ID", " ", f"{PREFIX}AWS_ACCESS_KEY_ID is missing or empty: the key's id and secret"),
-        ("ENDPOINT_URL", "nonsense", f"{PREFIX}ENDPOINT_URL has to look like https://s3.example.com."),
-        ("ENDPOINT_URL", f"http://me:{SECRET}@127.0.0.1", f"{PREFIX}ENDPOINT_URL has to look like"),
+        ("ENDPOINT_URL", "nonsense", f"{PREFIX}ENDPOINT_URL must look like https://s3.example.com."),
+        ("ENDPOINT_URL", f"http://me:{SECRET}@127.0.0.1", f"{PREFIX}ENDPOINT_URL must look like"),
     ],
 )
-def test_a_wrong_setting_gives_its_sentence(
+def test_an_error_names_a_wrong_setting(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(f"{PREFIX}{variable}", value)
@@ -101,14 +101,14 @@ def test_a_wrong_setting_gives_its_sentence(
     assert SECRET not in str(error.value)
 
 
-def test_no_key_at_all_is_said(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_a_missing_key_and_role(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}AWS_ACCESS_KEY_ID", "")
     monkeypatch.delenv(f"{PREFIX}AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(PermanentSourceError, match="are missing or empty, and this machine has no role of its own"):
+    with pytest.raises(PermanentSourceError, match="are missing or empty, and this machine has no role"):
         list_files(TABLES)
 
 
-def test_the_machines_own_key_is_enough(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machines_own_key_is_used(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}AWS_ACCESS_KEY_ID", "")
     monkeypatch.setenv(f"{PREFIX}AWS_SECRET_ACCESS_KEY", "")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "role")
@@ -117,22 +117,24 @@ def test_the_machines_own_key_is_enough(bucket: Bucket, monkeypatch: pytest.Monk
     assert list(list_files({"orders": "csv"})["orders"]) == ["orders/a.csv"]
 
 
-def test_a_bucket_that_is_not_there(bucket: Bucket, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_a_bucket_that_does_not_exist(
+    bucket: Bucket, warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", "s3://nowhere/in")
-    error = warehouse.refused(filesystem_tables(TABLES))
-    assert str(error).startswith("SOURCES__FILESYSTEM__BUCKET_URL: there is no s3://nowhere/in")
+    error = warehouse.load_error(filesystem_tables(TABLES))
+    assert str(error).startswith("SOURCES__FILESYSTEM__BUCKET_URL: s3://nowhere/in does not exist")
     assert isinstance(error, PermanentSourceError)
 
 
-def test_a_key_that_is_refused(bucket: Bucket, warehouse: Warehouse) -> None:
-    requests.post(f"{bucket.url}/moto-api/reset-auth", data=b"0", timeout=10)  # from now on no key is right
-    error = warehouse.refused(filesystem_tables(TABLES))
+def test_an_error_names_a_key_without_access(bucket: Bucket, warehouse: SourceWarehouse) -> None:
+    requests.post(f"{bucket.url}/moto-api/reset-auth", data=b"0", timeout=10)  # from now on no key has access
+    error = warehouse.load_error(filesystem_tables(TABLES))
     assert f"check {PREFIX}AWS_ACCESS_KEY_ID and its secret." in str(error)
     assert SECRET not in str(error)
     assert isinstance(error, PermanentSourceError)
 
 
-def test_an_address_that_does_not_answer_may_answer_later(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_a_transient_error(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(TransientSourceError, match="s3://partner/in cannot be reached") as error:
         list_files(TABLES)

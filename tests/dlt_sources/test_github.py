@@ -1,4 +1,4 @@
-"""What a load of GitHub brings: all rows, all their children, typed columns."""
+"""A load of GitHub: all rows and child rows, typed and described columns."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dlt_sources.github import github_reactions, github_repo_events, github_stargazers, github_totals
-from tests.conftest import Sandbox
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.sandbox import GithubApi
+from tests.support.source_warehouse import SourceWarehouse
 
 THREAD = {
     "repository_owner": "VARCHAR",
@@ -50,17 +50,21 @@ EVENT = {
     "type": "VARCHAR",
     "created_at": "TIMESTAMP WITH TIME ZONE",
     "public": "BOOLEAN",
+    "actor__id": "BIGINT",
+    "actor__login": "VARCHAR",
+    "repo__id": "BIGINT",
+    "repo__name": "VARCHAR",
 }
 
 
-def test_calling_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCES__GITHUB__ACCESS_TOKEN", raising=False)
     assert set(github_reactions("o", "n").resources) == {"issues", "pull_requests"}
     assert set(github_stargazers("o", "n").resources) == {"stargazers"}
     assert set(github_repo_events("o", "n").resources) == {"repo_events"}
 
 
-def test_everything_arrives_with_all_its_children(github: Sandbox, any_warehouse: Warehouse) -> None:
+def test_all_rows_are_loaded_with_all_child_rows(github_api: GithubApi, any_warehouse: SourceWarehouse) -> None:
     loaded = any_warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
     totals = github_totals("sandbox", "handbook")
     assert totals == {"issues": 130, "pull_requests": 60, "stargazers": 90}
@@ -84,7 +88,7 @@ def test_everything_arrives_with_all_its_children(github: Sandbox, any_warehouse
     assert any_warehouse.value("SELECT max(reactions_total_count) FROM issues__comments") > 100
 
 
-def test_the_columns_are_the_documented_ones(github: Sandbox, any_warehouse: Warehouse) -> None:
+def test_tables_have_the_documented_columns_and_types(github_api: GithubApi, any_warehouse: SourceWarehouse) -> None:
     any_warehouse.load(github_reactions("sandbox", "handbook"), github_stargazers("sandbox", "handbook"))
     for table in ("issues", "pull_requests"):
         assert any_warehouse.columns(table) == THREAD
@@ -93,9 +97,12 @@ def test_the_columns_are_the_documented_ones(github: Sandbox, any_warehouse: War
         assert any_warehouse.columns(f"{table}__comments__reactions") == REACTION
     stargazer = {"repository_owner": "VARCHAR", "repository_name": "VARCHAR"} | USER
     assert any_warehouse.columns("stargazers") == stargazer | {"starred_at": "TIMESTAMP WITH TIME ZONE"}
+    assert any_warehouse.undescribed(*any_warehouse.tables()) == set()
 
 
-def test_an_empty_repository_makes_typed_empty_tables(github: Sandbox, warehouse: Warehouse) -> None:
+def test_an_empty_repository_creates_empty_tables_with_typed_columns(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     warehouse.load(github_reactions("sandbox", "empty"), github_stargazers("sandbox", "empty"))
     assert warehouse.columns("issues") == warehouse.columns("pull_requests") == THREAD
     assert warehouse.value("SELECT count(*) FROM issues") == 0
@@ -103,7 +110,7 @@ def test_an_empty_repository_makes_typed_empty_tables(github: Sandbox, warehouse
     assert warehouse.load(github_repo_events("sandbox", "empty")) == {}
 
 
-def test_who_deleted_the_account_is_null(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_deleted_account_becomes_null(github_api: GithubApi, warehouse: SourceWarehouse) -> None:
     warehouse.load(github_reactions("sandbox", "handbook"))
     for table in ("issues", "pull_requests", "issues__comments"):
         nobody = f"SELECT count(*) FROM {table} WHERE author__login IS NULL AND author__url IS NULL AND url <> ''"
@@ -112,12 +119,14 @@ def test_who_deleted_the_account_is_null(github: Sandbox, warehouse: Warehouse) 
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (100, 1), (101, 2), (10_000, 100)])
-def test_pages_end_where_the_rows_end(github: Sandbox, warehouse: Warehouse, rows: int, pages: int) -> None:
+def test_a_list_of_any_length_is_read_with_the_fewest_pages(
+    github_api: GithubApi, warehouse: SourceWarehouse, rows: int, pages: int
+) -> None:
     sizes = {"issues": rows, "pull_requests": rows, "stargazers": rows} if rows <= 101 else {"issues": rows}
-    github.create_repository("paged", **sizes)
-    github.forget_requests()
+    github_api.create_repository("paged", **sizes)
+    github_api.sandbox.forget_requests()
     loaded = warehouse.load(github_reactions("sandbox", "paged"), github_stargazers("sandbox", "paged"))
-    requests = github.counts()["by_operation"]
+    requests = github_api.sandbox.counts()["by_operation"]
     operations = {"issues": "Issues", "pull_requests": "PullRequests", "stargazers": "Stargazers"}
     for table in sizes:
         assert loaded[table] == rows
@@ -125,31 +134,32 @@ def test_pages_end_where_the_rows_end(github: Sandbox, warehouse: Warehouse, row
         assert requests[operations[table]] == pages
 
 
-def test_few_requests_bring_the_reactions_of_many_comments(github: Sandbox, warehouse: Warehouse) -> None:
-    github.create_repository("loud", issues=10, comments_per_issue=11, reactions_per_comment=1)
-    github.create_repository("calm", issues=10, comments_per_issue=11)
-    github.forget_requests()
+def test_reactions_of_comments_are_read_in_batches(github_api: GithubApi, warehouse: SourceWarehouse) -> None:
+    github_api.create_repository("loud", issues=10, comments_per_issue=11, reactions_per_comment=1)
+    github_api.create_repository("calm", issues=10, comments_per_issue=11)
+    github_api.sandbox.forget_requests()
     assert warehouse.load(github_reactions("sandbox", "loud"))["issues__comments__reactions"] == 110
-    assert github.counts()["by_operation"] == {"Issues": 1, "CommentReactions": 3, "PullRequests": 1}
-    github.forget_requests()
+    assert github_api.sandbox.counts()["by_operation"] == {"Issues": 1, "CommentReactions": 3, "PullRequests": 1}
+    github_api.sandbox.forget_requests()
     warehouse.load(github_reactions("sandbox", "calm"))
-    assert github.counts()["by_operation"] == {"Issues": 1, "PullRequests": 1}
+    assert github_api.sandbox.counts()["by_operation"] == {"Issues": 1, "PullRequests": 1}
 
 
-def test_each_type_of_event_has_its_table(github: Sandbox, warehouse: Warehouse) -> None:
+def test_each_type_of_event_has_its_own_table(github_api: GithubApi, warehouse: SourceWarehouse) -> None:
     loaded = warehouse.load(github_repo_events("sandbox", "handbook"))
     assert sum(loaded.values()) == 260
     assert {"push_event", "issues_event", "watch_event", "issue_comment_event"} <= set(loaded)
     for table, rows in loaded.items():
         columns = warehouse.columns(table)
         assert {name: columns.get(name) for name in EVENT} == EVENT
+        assert not {f"{table}.{name}" for name in EVENT} & warehouse.undescribed(table)
         assert warehouse.value(f"SELECT count(DISTINCT id) FROM {table} WHERE repository_name = 'handbook'") == rows
 
 
-def test_totals_leave_out_what_is_newer_than_the_load(github: Sandbox) -> None:
+def test_totals_exclude_rows_newer_than_the_load(github_api: GithubApi) -> None:
     before = datetime.now(UTC)
-    created = datetime.fromisoformat(github.change("new_issue")["updated_at"])
-    github.change("new_stargazer")
+    created = datetime.fromisoformat(github_api.change("new_issue")["updated_at"])
+    github_api.change("new_stargazer")
     assert github_totals("sandbox", "handbook") == {"issues": 131, "pull_requests": 60, "stargazers": 91}
     before = created - timedelta(seconds=1)
     totals = {"issues": 130, "pull_requests": 60, "stargazers": 90}
@@ -159,7 +169,9 @@ def test_totals_leave_out_what_is_newer_than_the_load(github: Sandbox) -> None:
     assert github_totals("sandbox", "website", created_before=long_ago) == nothing
 
 
-def test_it_runs_without_an_orchestrator(github: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_loads_without_an_orchestrator(
+    github_api: GithubApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     command = [sys.executable, "-m", "dlt_sources.github", "sandbox/handbook", "sandbox/empty", "--max-items", "5"]

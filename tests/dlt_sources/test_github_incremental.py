@@ -1,4 +1,4 @@
-"""What a second load brings: the changes, all of them, and nothing else."""
+"""A second load of GitHub: all changes, and nothing else."""
 
 from collections import Counter
 from typing import Any
@@ -6,42 +6,48 @@ from typing import Any
 import pytest
 from dlt.extract import DltSource
 
+from dlt_sources.errors import PermanentSourceError
 from dlt_sources.github import github_reactions, github_repo_events, github_stargazers
-from dlt_sources.http import PermanentSourceError
-from tests.conftest import Sandbox
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.sandbox import GithubApi
+from tests.support.source_warehouse import SourceWarehouse
 
 
 def handbook(**options: Any) -> list[DltSource]:
     return [github_reactions("sandbox", "handbook", **options), github_stargazers("sandbox", "handbook", **options)]
 
 
-def test_a_second_load_brings_nothing_and_asks_once_per_table(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_second_load_loads_nothing_with_one_request_per_table(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     warehouse.extract(*handbook(), github_repo_events("sandbox", "handbook"))
-    github.forget_requests()
+    github_api.sandbox.forget_requests()
     assert warehouse.extract(*handbook(), github_repo_events("sandbox", "handbook")) == {}
-    counts = github.counts()
+    counts = github_api.sandbox.counts()
     assert counts["by_operation"] == {"Issues": 1, "PullRequests": 1, "Stargazers": 1}
     assert counts["by_status"] == {"200": 3, "304": 3}
 
 
-def test_another_machine_goes_on_where_the_first_stopped(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_load_on_another_machine_continues_from_the_state_in_the_warehouse(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     warehouse.load(*handbook())
     warehouse.pipeline = warehouse.fresh_pipeline("elsewhere")
     assert warehouse.load(*handbook()) == {}
 
 
-def test_a_change_brings_itself_and_its_children(github: Sandbox, any_warehouse: Warehouse) -> None:
+def test_only_changed_rows_are_loaded_with_their_children(
+    github_api: GithubApi, any_warehouse: SourceWarehouse
+) -> None:
     any_warehouse.load(*handbook())
     issue = any_warehouse.value("SELECT min(number) FROM issues")
-    github.change("edit", number=issue, title="Changed")
-    github.change("new_comment", number=issue, body="And another")
-    merged = github.change("close", merge=True)["number"]
-    github.change("new_stargazer", login="late-riser")
-    github.forget_requests()
+    github_api.change("edit", number=issue, title="Changed")
+    github_api.change("new_comment", number=issue, body="And another")
+    merged = github_api.change("close", merge=True)["number"]
+    github_api.change("new_stargazer", login="late-riser")
+    github_api.sandbox.forget_requests()
     loaded = any_warehouse.load(*handbook())
     assert [loaded[table] for table in ("issues", "pull_requests", "stargazers")] == [1, 1, 1]
-    requests = github.counts()["by_operation"]
+    requests = github_api.sandbox.counts()["by_operation"]
     assert [requests[name] for name in ("Issues", "PullRequests", "Stargazers")] == [1, 1, 1]
     assert any_warehouse.rows(f"SELECT state, closed FROM pull_requests WHERE number = {merged}") == [("MERGED", True)]
     assert any_warehouse.value(f"SELECT title FROM issues WHERE number = {issue}") == "Changed"
@@ -51,10 +57,12 @@ def test_a_change_brings_itself_and_its_children(github: Sandbox, any_warehouse:
 
 
 @pytest.mark.parametrize("table", ["issues", "pull_requests"])
-def test_a_change_within_the_second_of_the_cursor_arrives(github: Sandbox, warehouse: Warehouse, table: str) -> None:
+def test_a_change_within_the_second_of_the_cursor_is_loaded(
+    github_api: GithubApi, warehouse: SourceWarehouse, table: str
+) -> None:
     warehouse.load(*handbook())
     (newest,) = warehouse.rows(f"SELECT number, reactions_total_count FROM {table} ORDER BY updated_at DESC LIMIT 1")
-    github.change("new_reaction", number=newest[0])  # which does not move updatedAt
+    github_api.change("new_reaction", number=newest[0])  # which does not move updatedAt
     loaded = warehouse.load(*handbook())
     assert {name: rows for name, rows in loaded.items() if "__" not in name} == {table: 1}
     total = warehouse.value(f"SELECT reactions_total_count FROM {table} WHERE number = {newest[0]}")
@@ -62,8 +70,8 @@ def test_a_change_within_the_second_of_the_cursor_arrives(github: Sandbox, wareh
     assert warehouse.load(*handbook()) == {}
 
 
-def test_repositories_of_one_pipeline_have_their_own_cursors(github: Sandbox, warehouse: Warehouse) -> None:
-    github.change("new_issue", repository="sandbox/handbook")  # newer than all of the other repository
+def test_each_repository_of_a_pipeline_has_its_own_cursor(github_api: GithubApi, warehouse: SourceWarehouse) -> None:
+    github_api.change("new_issue", repository="sandbox/handbook")  # newer than all of the other repository
     website = [github_reactions("sandbox", "website"), github_stargazers("sandbox", "website")]
     assert warehouse.extract(*handbook()) == {"issues": 131, "pull_requests": 60, "stargazers": 90}
     assert warehouse.extract(*website) == {"issues": 300, "pull_requests": 200, "stargazers": 450}
@@ -71,13 +79,15 @@ def test_repositories_of_one_pipeline_have_their_own_cursors(github: Sandbox, wa
 
 
 @pytest.mark.parametrize("max_items", [1, 10, 100, 105])
-def test_max_items_is_exact(github: Sandbox, warehouse: Warehouse, max_items: int) -> None:
+def test_max_items_bounds_the_rows_exactly(github_api: GithubApi, warehouse: SourceWarehouse, max_items: int) -> None:
     loaded = warehouse.extract(github_reactions("sandbox", "website", max_items=max_items))
     assert (loaded["issues"], loaded["pull_requests"]) == (max_items, max_items)
-    assert github.counts()["by_operation"]["Issues"] == -(-max_items // 100)
+    assert github_api.sandbox.counts()["by_operation"]["Issues"] == -(-max_items // 100)
 
 
-def test_bounded_loads_of_issues_add_up(github: Sandbox, warehouse: Warehouse) -> None:
+def test_bounded_loads_of_issues_continue_until_all_are_loaded(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     sizes = []
     while loaded := warehouse.load(github_reactions("sandbox", "handbook", max_items=40).with_resources("issues")):
         sizes.append(loaded["issues"])
@@ -85,7 +95,9 @@ def test_bounded_loads_of_issues_add_up(github: Sandbox, warehouse: Warehouse) -
     assert warehouse.value("SELECT count(*) FROM issues") == 130
 
 
-def test_bounded_loads_pass_a_second_that_has_more_rows_than_the_bound(github: Sandbox, warehouse: Warehouse) -> None:
+def test_bounded_loads_get_past_a_second_with_more_rows_than_the_bound(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     rows = list(github_reactions("sandbox", "handbook").resources["issues"])
     assert max(Counter(row["updatedAt"] for row in rows).values()) > 5
     sizes = []
@@ -95,7 +107,9 @@ def test_bounded_loads_pass_a_second_that_has_more_rows_than_the_bound(github: S
 
 
 @pytest.mark.parametrize("table", ["pull_requests", "stargazers"])
-def test_a_bounded_load_of_the_newest_leaves_no_gap(github: Sandbox, warehouse: Warehouse, table: str) -> None:
+def test_a_bounded_load_of_the_newest_rows_leaves_no_gap(
+    github_api: GithubApi, warehouse: SourceWarehouse, table: str
+) -> None:
     def load(**options: Any) -> int:
         (source,) = (source for source in handbook(**options) if table in source.resources)
         return warehouse.extract(source.with_resources(table)).get(table, 0)
@@ -103,31 +117,35 @@ def test_a_bounded_load_of_the_newest_leaves_no_gap(github: Sandbox, warehouse: 
     everything = {"pull_requests": 60, "stargazers": 90}[table]
     assert load(max_items=10) == 10
     assert load() == everything
-    github.change("new_pull_request")
-    github.change("new_pull_request")
-    github.change("new_stargazer")
-    github.change("new_stargazer")
+    github_api.change("new_pull_request")
+    github_api.change("new_pull_request")
+    github_api.change("new_stargazer")
+    github_api.change("new_stargazer")
     assert load(max_items=1) == 1
     assert load() == 2
     assert load(max_items=1) == 0
 
 
-def test_a_load_that_fails_half_way_loads_nothing_and_is_made_good(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_failed_load_loads_nothing_and_the_next_one_everything(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     source = github_reactions("sandbox", "handbook", items_per_page=50)
-    github.fault("status", status=401, match={"operation": "Issues", "contains": '"after"'})
-    assert isinstance(warehouse.refused(source), PermanentSourceError)
-    assert github.faults() == []
+    github_api.sandbox.fault("status", status=401, match={"operation": "Issues", "contains": '"after"'})
+    assert isinstance(warehouse.load_error(source), PermanentSourceError)
+    assert github_api.sandbox.faults() == []
     loaded = warehouse.load(github_reactions("sandbox", "handbook"))
     assert (loaded["issues"], loaded["pull_requests"]) == (130, 60)
 
 
-def test_what_changes_while_it_is_read_is_there_once_and_new(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_row_that_changes_during_the_load_is_kept_once_in_its_later_state(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     changed: list[int] = []
 
     def edit_the_first(row: dict[str, Any]) -> dict[str, Any]:
         if not changed:
             changed.append(row["number"])
-            github.change("edit", number=row["number"], title="Changed meanwhile")
+            github_api.change("edit", number=row["number"], title="Changed meanwhile")
         return row
 
     for table, times in (("issues", 2), ("pull_requests", 1)):
@@ -145,27 +163,29 @@ def test_what_changes_while_it_is_read_is_there_once_and_new(github: Sandbox, wa
             assert warehouse.value(f"SELECT count(*) FROM {table}__{child}") == total
 
 
-def test_a_full_reload_reads_one_repository_anew(github: Sandbox, warehouse: Warehouse) -> None:
+def test_a_full_reload_reads_one_repository_from_the_beginning(
+    github_api: GithubApi, warehouse: SourceWarehouse
+) -> None:
     everything = {"issues": 130, "pull_requests": 60, "stargazers": 90}
     assert warehouse.load(*handbook()).items() >= everything.items()
     website = github_reactions("sandbox", "website")
     warehouse.extract(website)
     oldest = warehouse.value("SELECT number FROM issues ORDER BY updated_at LIMIT 1")
-    github.change("new_reaction", number=oldest)
+    github_api.change("new_reaction", number=oldest)
     assert warehouse.extract(*handbook()) == {}
     assert warehouse.extract(*handbook(full_reload=True)) == everything
     assert warehouse.extract(*handbook(), website) == {}
 
 
-def test_events_arrive_once_however_late(github: Sandbox, warehouse: Warehouse) -> None:
+def test_late_events_are_loaded_once(github_api: GithubApi, warehouse: SourceWarehouse) -> None:
     def load(**options: Any) -> dict[str, int]:
         return warehouse.load(github_repo_events("sandbox", "handbook", **options))
 
     everything = load()
     pushes = everything["push_event"]
-    github.change("new_event")
+    github_api.change("new_event")
     assert load() == {"push_event": 1}
-    late = [github.change("late_event", behind=behind)["id"] for behind in (3, 120, 250)]
+    late = [github_api.change("late_event", behind=behind)["id"] for behind in (3, 120, 250)]
     assert load() == {"push_event": 3}
     assert load() == {}
     assert warehouse.value(f"SELECT count(*) FROM push_event WHERE id IN ({str(late)[1:-1]})") == 3

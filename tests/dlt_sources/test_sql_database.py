@@ -1,4 +1,4 @@
-"""Tables of a real Postgres in DuckDB and in Postgres: types, changes, deletions, and what a user reads on failure."""
+"""Tables of a real Postgres, loaded into DuckDB and Postgres: types, changes, deletions and error messages."""
 
 import json
 from datetime import UTC, date, datetime, time
@@ -9,17 +9,17 @@ import pytest
 from dlt.extract import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from dlt_sources.http import PermanentSourceError, TransientSourceError
+from dlt_sources.errors import PermanentSourceError, TransientSourceError
 from dlt_sources.sql_database import sql_row, sql_tables
-from runtime.retries import is_transient
-from tests.conftest import Shop
-from tests.dlt_sources.conftest import Warehouse
+from runtime.load.retries import is_transient
+from tests.support.database import Database
+from tests.support.source_warehouse import SourceWarehouse
 
 VARIABLE = "SOURCES__SQL_DATABASE__CREDENTIALS"
 
 
 @pytest.fixture(autouse=True)
-def source(database: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def source(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database that the variable names, with one small table."""
     monkeypatch.setenv(VARIABLE, database.url)
     database.execute(
@@ -31,7 +31,7 @@ def orders() -> DltSource:
     return sql_tables("shop", ["orders"], cursor="updated_at", deleted="deleted_at")
 
 
-def place(database: Shop, first: int, last: int, day: str = "2026-01-01") -> None:
+def insert(database: Database, first: int, last: int, day: str = "2026-01-01") -> None:
     database.execute(
         "INSERT INTO orders SELECT id, 'new', %s::timestamptz + id * interval '1 ms' "
         "FROM generate_series(%s, %s) AS id",
@@ -45,7 +45,7 @@ MOMENT = datetime(2026, 3, 29, 0, 59, 59, 999999, tzinfo=UTC)
 LAST = datetime.max.replace(tzinfo=UTC)
 DOCUMENT = '{"a": 3, "b": [1.10, null], "ü": {}}'
 # Column → its type there, its value there, its type and its value in the warehouse.
-HURTS: dict[str, tuple[str, str, str, Any]] = {
+CASES: dict[str, tuple[str, str, str, Any]] = {
     "id": ("integer PRIMARY KEY", "1", "BIGINT", 1),
     "money_exact": ("numeric(14, 2)", "123456789012.34", "DECIMAL(14,2)", Decimal("123456789012.34")),
     "rate": ("numeric(38, 20)", "0.1", "DECIMAL(38,20)", Decimal("0.1")),
@@ -93,28 +93,28 @@ HURTS: dict[str, tuple[str, str, str, Any]] = {
 }  # fmt: skip
 
 
-def test_types_and_values_arrive_as_they_are(database: Shop, any_warehouse: Warehouse) -> None:
-    columns = ", ".join(f"{name} {kind}" for name, (kind, *_) in HURTS.items())
-    values = ", ".join(value for _, value, *_ in HURTS.values())
+def test_types_and_values_are_kept(database: Database, any_warehouse: SourceWarehouse) -> None:
+    columns = ", ".join(f"{name} {kind}" for name, (kind, *_) in CASES.items())
+    values = ", ".join(value for _, value, *_ in CASES.values())
     database.execute("CREATE TYPE mood AS ENUM ('größer', 'x')")
-    database.execute(f"CREATE TABLE hurts ({columns})".replace("%", "%%"))
-    database.execute(f"INSERT INTO hurts VALUES (2{', NULL' * (len(HURTS) - 1)})")
-    any_warehouse.load(sql_tables("shop", ["hurts"]))  # with nothing to guess a type from
+    database.execute(f"CREATE TABLE cases ({columns})".replace("%", "%%"))
+    database.execute(f"INSERT INTO cases VALUES (2{', NULL' * (len(CASES) - 1)})")
+    any_warehouse.load(sql_tables("shop", ["cases"]))  # a row of nulls: there is nothing to infer a type from
 
-    types = any_warehouse.columns("hurts")
-    assert types == {name: wanted[2] for name, wanted in HURTS.items()}
+    types = any_warehouse.columns("cases")
+    assert types == {name: wanted[2] for name, wanted in CASES.items()}
 
-    database.execute(f"INSERT INTO hurts VALUES ({values})")
-    any_warehouse.load(sql_tables("shop", ["hurts"]))
+    database.execute(f"INSERT INTO cases VALUES ({values})")
+    any_warehouse.load(sql_tables("shop", ["cases"]))
     # As text: the driver would parse JSON.
-    names = [f"CAST({name} AS text)" if types[name] == "JSON" else name for name in HURTS]
-    row, nulls = any_warehouse.rows(f"SELECT {', '.join(names)} FROM hurts ORDER BY id")
-    arrived = dict(zip(HURTS, (bytes(value) if isinstance(value, memoryview) else value for value in row), strict=True))
-    assert arrived == {name: wanted[3] for name, wanted in HURTS.items()}
-    assert nulls == (2, *[None] * (len(HURTS) - 1))
+    names = [f"CAST({name} AS text)" if types[name] == "JSON" else name for name in CASES]
+    row, nulls = any_warehouse.rows(f"SELECT {', '.join(names)} FROM cases ORDER BY id")
+    arrived = dict(zip(CASES, (bytes(value) if isinstance(value, memoryview) else value for value in row), strict=True))
+    assert arrived == {name: wanted[3] for name, wanted in CASES.items()}
+    assert nulls == (2, *[None] * (len(CASES) - 1))
 
 
-def test_a_numeric_that_does_not_fit_fails_by_its_name(database: Shop, warehouse: Warehouse) -> None:
+def test_an_error_names_a_numeric_column_that_does_not_fit(database: Database, warehouse: SourceWarehouse) -> None:
     database.execute("CREATE TABLE products (id int PRIMARY KEY, weight numeric)")
     database.execute("INSERT INTO products VALUES (1, 0.0000000001)")
     with pytest.raises(PipelineStepFailed, match=r"field `weight`.*would cause data loss"):
@@ -122,9 +122,9 @@ def test_a_numeric_that_does_not_fit_fails_by_its_name(database: Shop, warehouse
 
 
 @pytest.mark.parametrize("rows", [1, 100, 120_001])
-def test_all_rows_arrive_however_many(database: Shop, warehouse: Warehouse, rows: int) -> None:
-    place(database, 1, rows)
-    database.execute("UPDATE orders SET note = repeat('ü', 200)")  # the most of them are more than one batch
+def test_all_rows_are_loaded_from_tables_of_any_size(database: Database, warehouse: SourceWarehouse, rows: int) -> None:
+    insert(database, 1, rows)
+    database.execute("UPDATE orders SET note = repeat('ü', 200)")  # so that the largest table takes several batches
     warehouse.load(orders())
 
     assert warehouse.rows("SELECT count(*), count(DISTINCT id), coalesce(max(id), 0) FROM orders") == [
@@ -132,14 +132,14 @@ def test_all_rows_arrive_however_many(database: Shop, warehouse: Warehouse, rows
     ]
 
 
-def test_an_empty_table_loads_and_is_made_with_its_first_row(database: Shop, warehouse: Warehouse) -> None:
+def test_an_empty_table_is_created_with_its_first_row(database: Database, warehouse: SourceWarehouse) -> None:
     assert warehouse.load(orders()) == {}
-    place(database, 1, 1)
+    insert(database, 1, 1)
     assert warehouse.load(orders()) == {"orders": 1}
 
 
-def test_a_second_load_brings_nothing_and_a_change_itself(database: Shop, any_warehouse: Warehouse) -> None:
-    place(database, 1, 100)
+def test_only_changed_rows_are_loaded(database: Database, any_warehouse: SourceWarehouse) -> None:
+    insert(database, 1, 100)
     any_warehouse.load(orders())
     assert any_warehouse.load(orders()) == {}
 
@@ -149,8 +149,8 @@ def test_a_second_load_brings_nothing_and_a_change_itself(database: Shop, any_wa
     assert any_warehouse.value("SELECT count(*) FROM orders") == 100
 
 
-def test_a_new_column_arrives(database: Shop, any_warehouse: Warehouse) -> None:
-    place(database, 1, 1)
+def test_a_new_column_is_loaded(database: Database, any_warehouse: SourceWarehouse) -> None:
+    insert(database, 1, 1)
     any_warehouse.load(orders())
     database.execute("ALTER TABLE orders ADD gift jsonb")
     database.execute("""INSERT INTO orders VALUES (2, 'new', '2026-01-02Z', NULL, '{"n": 1}')""")
@@ -160,8 +160,8 @@ def test_a_new_column_arrives(database: Shop, any_warehouse: Warehouse) -> None:
     assert [(number, json.loads(gift or "null")) for number, gift in found] == [(1, None), (2, {"n": 1})]
 
 
-def test_a_row_that_is_marked_as_deleted_goes(database: Shop, any_warehouse: Warehouse) -> None:
-    place(database, 1, 3)
+def test_a_row_marked_as_deleted_is_removed(database: Database, any_warehouse: SourceWarehouse) -> None:
+    insert(database, 1, 3)
     any_warehouse.load(orders())
     database.execute("UPDATE orders SET deleted_at = now(), updated_at = now() WHERE id = 2")
     any_warehouse.load(orders())
@@ -172,7 +172,9 @@ def test_a_row_that_is_marked_as_deleted_goes(database: Shop, any_warehouse: War
     assert any_warehouse.rows("SELECT id FROM orders ORDER BY id") == [(1,), (2,), (3,)]
 
 
-def test_a_whole_table_is_merged(database: Shop, any_warehouse: Warehouse) -> None:
+def test_a_table_without_a_cursor_is_read_completely_and_merged(
+    database: Database, any_warehouse: SourceWarehouse
+) -> None:
     database.execute("CREATE TABLE customers (id int PRIMARY KEY, name text, deleted_at timestamptz)")
     database.execute("INSERT INTO customers VALUES (1, 'Ada'), (2, 'Bob'), (3, 'Cem')")
     any_warehouse.load(sql_tables("shop", ["customers"], deleted="deleted_at"))
@@ -183,8 +185,10 @@ def test_a_whole_table_is_merged(database: Shop, any_warehouse: Warehouse) -> No
     assert any_warehouse.rows("SELECT id, name FROM customers ORDER BY id") == [(1, "Ada L."), (2, "Bob")]
 
 
-def test_a_load_that_breaks_off_loads_nothing_and_is_made_good(database: Shop, warehouse: Warehouse) -> None:
-    place(database, 1, 120_000)
+def test_an_interrupted_load_loads_nothing_and_the_next_one_everything(
+    database: Database, warehouse: SourceWarehouse
+) -> None:
+    insert(database, 1, 120_000)
     database.execute("UPDATE orders SET note = repeat('x', 400)")
     source = orders()
 
@@ -204,11 +208,13 @@ def test_a_load_that_breaks_off_loads_nothing_and_is_made_good(database: Shop, w
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_a_missing_variable_is_named(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_an_error_names_a_missing_variable(
+    warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
     monkeypatch.delenv(VARIABLE)
     if value is not None:
         monkeypatch.setenv(VARIABLE, value)
-    cause = warehouse.refused(orders())
+    cause = warehouse.load_error(orders())
 
     assert str(cause) == f"{VARIABLE} is missing or empty: set it to read from the database."
     assert isinstance(cause, PermanentSourceError)
@@ -225,19 +231,19 @@ def test_a_missing_variable_is_named(warehouse: Warehouse, monkeypatch: pytest.M
         "mysql://user:canary@localhost/shop",
     ],
 )
-def test_a_malformed_variable_is_named_and_not_shown(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, url: str
+def test_an_error_names_a_malformed_variable_without_its_value(
+    warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     monkeypatch.setenv(VARIABLE, url)
     with pytest.raises(PipelineStepFailed) as failure:
         warehouse.load(orders())
 
     assert VARIABLE in str(failure.value)
-    assert_untold("canary", failure)
+    assert_not_shown("canary", failure)
 
 
-def test_a_wrong_password_is_told_and_not_shown(
-    database: Shop, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_password_fails_without_showing_it(
+    database: Database, warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = database.server.pgdata / "pg_hba.conf"
     trusting = rules.read_text()
@@ -258,43 +264,43 @@ def test_a_wrong_password_is_told_and_not_shown(
     assert VARIABLE in str(cause)
     assert str(database.server.pgdata) in str(cause)
     assert 'password authentication failed for user "guarded"' in str(cause)
-    assert_untold("canary", failure)
+    assert_not_shown("canary", failure)
 
 
-def test_a_database_that_is_down_is_told_and_worth_another_try(
-    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_database_is_a_transient_error(
+    warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "postgresql://user:canary@127.0.0.1:1/shop")
-    source = orders()  # without a connection
+    source = orders()  # needs no connection
     with pytest.raises(PipelineStepFailed) as failure:
         warehouse.load(source)
 
     assert isinstance(failure.value.__cause__, TransientSourceError)
-    assert f"The database shop at 127.0.0.1 cannot be reached, or refuses; check {VARIABLE}" in str(failure.value)
+    assert f"Cannot connect to the database shop at 127.0.0.1; check {VARIABLE}" in str(failure.value)
     assert "Connection refused" in str(failure.value)
-    assert_untold("canary", failure)
+    assert_not_shown("canary", failure)
 
 
-def test_a_table_without_a_primary_key_is_refused(database: Shop, warehouse: Warehouse) -> None:
+def test_a_table_without_a_primary_key_fails(database: Database, warehouse: SourceWarehouse) -> None:
     database.execute("CREATE TABLE log (line text)")
-    cause = warehouse.refused(sql_tables("shop", ["log"]))
+    cause = warehouse.load_error(sql_tables("shop", ["log"]))
 
-    assert str(cause) == "The table log has no primary key to merge on: give it one, or leave it."
+    assert str(cause) == ("The table log has no primary key to merge on: add one, or remove the table from the source.")
 
 
-def test_a_table_that_is_not_there_is_named(warehouse: Warehouse) -> None:
+def test_an_error_names_a_table_that_does_not_exist(warehouse: SourceWarehouse) -> None:
     with pytest.raises(PipelineStepFailed, match=r"resource `odrers`.*: odrers"):
         warehouse.load(sql_tables("shop", ["odrers"]))
 
 
-def test_a_single_row_for_checks(database: Shop) -> None:
-    place(database, 1, 10)
+def test_sql_row_returns_the_row_of_a_query(database: Database) -> None:
+    insert(database, 1, 10)
 
     assert sql_row("SELECT count(*), max(id) FROM orders WHERE id < :end", end=5) == (4, 4)
 
 
-def assert_untold(secret: str, failure: pytest.ExceptionInfo[BaseException]) -> None:
-    """The secret is in no exception of the chain."""
+def assert_not_shown(secret: str, failure: pytest.ExceptionInfo[BaseException]) -> None:
+    """No exception of the chain contains the secret."""
     error: BaseException | None = failure.value
     while error:
         assert secret not in str(error)

@@ -1,4 +1,4 @@
-"""What a load of Stripe brings: all rows, all their children, typed columns, money to the last cent."""
+"""A load of Stripe: all rows and child rows, typed and described columns, and exact amounts of money."""
 
 import json
 from collections import Counter
@@ -11,10 +11,11 @@ import pytest
 from dlt.extract import DltSource
 
 from dlt_sources.stripe import helpers, incremental_stripe_source, stripe_money, stripe_source
+from dlt_sources.stripe.columns import COLUMNS
 from dlt_sources.stripe.helpers import ENDPOINTS
 from sandbox.stripe.store import VERSION, Account, Store
-from tests.conftest import Sandbox
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.sandbox import StripeApi
+from tests.support.source_warehouse import SourceWarehouse
 
 BASE = ("subscription", "account", "coupon", "customer", "invoice", "product", "price")
 
@@ -25,21 +26,21 @@ def everything(**options: Any) -> list[DltSource]:
 
 @pytest.fixture(scope="session")
 def account() -> Account:
-    """The sandbox's data as it was made, to compare a load with."""
+    """The sandbox's original data, to compare a load with."""
     found = Store("sandbox-token", 1).account("sandbox-token")
     assert found
     return found
 
 
-def contents(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of all tables, without what dlt adds."""
+def contents(warehouse: SourceWarehouse) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables, without dlt's own columns."""
     return {
         table: sorted(warehouse.rows(f"SELECT {', '.join(warehouse.columns(table))} FROM {table}"), key=str)
         for table in warehouse.tables()
     }
 
 
-def test_calling_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCES__STRIPE__SECRET_KEY", raising=False)
     assert tuple(stripe_source().resources) == BASE
     assert tuple(incremental_stripe_source().resources) == ("event", "balance_transaction")
@@ -48,12 +49,16 @@ def test_calling_a_source_needs_no_secret_and_no_network(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("endpoints", [("Customer", "Colour"), ("customer",), "Colour", ()])
 @pytest.mark.parametrize("source", [stripe_source, incremental_stripe_source])
-def test_an_unknown_endpoint_is_refused_with_the_known_ones(source: Any, endpoints: Any) -> None:
-    with pytest.raises(ValueError, match=r"endpoints=.* has to name some of Subscription, Account, .*Transaction\.$"):
+def test_an_unknown_endpoint_raises_with_the_known_ones(source: Any, endpoints: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"endpoints=.* must be one or more of Subscription, Account, .*Transaction\.$"
+    ):
         source(endpoints)
 
 
-def test_everything_arrives_with_all_its_children(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+def test_all_rows_are_loaded_with_all_child_rows(
+    stripe_api: StripeApi, any_warehouse: SourceWarehouse, account: Account
+) -> None:
     loaded = any_warehouse.load(*everything())
     for endpoint in ENDPOINTS.values():
         assert loaded[endpoint.table] == len(account.rows[endpoint.path]) > 0
@@ -73,9 +78,17 @@ def test_everything_arrives_with_all_its_children(stripe: Sandbox, any_warehouse
         assert all(count == last for _, count, last in counts)
         assert loaded[table] == sum(len(row[key]["data"]) for row in rows)
     assert any_warehouse.value("SELECT bool_or(lines__has_more) FROM invoice") is False
+    assert set(COLUMNS) == {endpoint.table for endpoint in ENDPOINTS.values()}
+    for table, described in COLUMNS.items():
+        assert described.keys() <= any_warehouse.columns(table).keys()
+        assert not {f"{table}.{name}" for name in described} & any_warehouse.undescribed(table)
+    amounts = {"invoice__lines__data.amount", "subscription__items__data.price__unit_amount"}
+    assert not amounts & any_warehouse.undescribed("invoice__lines__data", "subscription__items__data")
 
 
-def test_money_is_exact_in_the_warehouse(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+def test_money_is_exact_in_the_warehouse(
+    stripe_api: StripeApi, any_warehouse: SourceWarehouse, account: Account
+) -> None:
     any_warehouse.load(*everything())
     transactions, invoices = account.rows["balance_transactions"], account.rows["invoices"]
     sums = any_warehouse.rows("SELECT sum(amount), sum(fee), sum(net), count(*) FROM balance_transaction")
@@ -100,10 +113,10 @@ def test_money_is_exact_in_the_warehouse(stripe: Sandbox, any_warehouse: Warehou
     }
     texts = {name for name, kind in types.items() if kind == "VARCHAR"}
     assert {kind for name, kind in types.items() if name not in texts} == {"BIGINT"}
-    assert texts == {name for name in types if name.endswith("_decimal")}  # Stripe's own exact fractions
+    assert texts == {name for name in types if name.endswith("_decimal")}  # Stripe's exact decimal numbers
 
 
-def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+def test_times_are_timestamps_and_metadata_is_json(stripe_api: StripeApi, any_warehouse: SourceWarehouse) -> None:
     any_warehouse.load(*everything())
     for table in any_warehouse.tables():
         columns = any_warehouse.columns(table)
@@ -118,7 +131,7 @@ def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, any_
             if numbers
             else []
         )
-        # No time was overlooked: none of the numbers is as large as one in seconds.
+        # All times were converted: none of the numbers is as large as a time in seconds.
         assert all((value or 0) < 1_600_000_000 for row in largest for value in row), table
     assert any_warehouse.value("SELECT min(created) >= '2026-04-01' AND max(created) < '2026-07-01' FROM customer")
     assert any_warehouse.columns("subscription")["cancel_at_period_end"] == "BOOLEAN"
@@ -126,7 +139,9 @@ def test_times_are_timestamps_and_what_people_name_is_json(stripe: Sandbox, any_
     assert json.loads(metadata) == {"plan source": "web"}
 
 
-def test_an_event_keeps_the_object_as_it_was(stripe: Sandbox, any_warehouse: Warehouse, account: Account) -> None:
+def test_an_event_keeps_its_object_unchanged(
+    stripe_api: StripeApi, any_warehouse: SourceWarehouse, account: Account
+) -> None:
     any_warehouse.load(incremental_stripe_source(("Event",)))
     for id, data in any_warehouse.rows("SELECT id, CAST(data AS text) FROM event"):
         event = account.find("events", id)
@@ -134,8 +149,10 @@ def test_an_event_keeps_the_object_as_it_was(stripe: Sandbox, any_warehouse: War
         assert json.loads(data) == event["data"]
 
 
-def test_an_empty_account_makes_typed_empty_tables(stripe: Sandbox, warehouse: Warehouse) -> None:
-    sized(stripe, customers=0)
+def test_an_empty_account_creates_empty_tables_with_typed_columns(
+    stripe_api: StripeApi, warehouse: SourceWarehouse
+) -> None:
+    sized(stripe_api, customers=0)
     key = "sandbox-token-sized"
     warehouse.load(stripe_source(("Customer", "Invoice"), key), incremental_stripe_source(secret_key=key))
     for table in ("customer", "invoice", "event", "balance_transaction"):
@@ -144,39 +161,43 @@ def test_an_empty_account_makes_typed_empty_tables(stripe: Sandbox, warehouse: W
     assert warehouse.columns("balance_transaction")["amount"] == "BIGINT"
 
 
-def sized(stripe: Sandbox, **sizes: int) -> None:
-    stripe.control("POST", "/stripe/accounts", {"key": "sandbox-token-sized", "subscriptions": 0} | sizes)
-    stripe.forget_requests()
+def sized(stripe_api: StripeApi, **sizes: int) -> None:
+    stripe_api.create_account("sandbox-token-sized", **{"subscriptions": 0} | sizes)
+    stripe_api.sandbox.forget_requests()
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (100, 1), (101, 2), (10_000, 100)])
-def test_pages_end_where_the_rows_end(stripe: Sandbox, warehouse: Warehouse, rows: int, pages: int) -> None:
-    sized(stripe, customers=rows)
-    stripe.settings(stripe_requests_per_second=100_000)
+def test_a_list_of_any_length_is_read_with_the_fewest_pages(
+    stripe_api: StripeApi, warehouse: SourceWarehouse, rows: int, pages: int
+) -> None:
+    sized(stripe_api, customers=rows)
+    stripe_api.sandbox.settings(stripe_requests_per_second=100_000)
     key = "sandbox-token-sized"
     loaded = warehouse.load(
         stripe_source(("Customer",), key), incremental_stripe_source(("Event",), key, initial_start_date="2026-01-01")
     )
     assert (loaded.get("customer", 0), loaded.get("event", 0)) == (rows, rows)
     assert warehouse.value("SELECT count(DISTINCT id) FROM customer") == rows
-    assert stripe.counts()["by_path"] == {"/stripe/v1/customers": pages, "/stripe/v1/events": pages}
+    assert stripe_api.sandbox.counts()["by_path"] == {"/stripe/v1/customers": pages, "/stripe/v1/events": pages}
 
 
 @pytest.mark.parametrize(("lines", "pages"), [(1, 0), (10, 0), (11, 1), (110, 1), (111, 2)])
-def test_a_list_inside_an_object_is_never_cut(stripe: Sandbox, warehouse: Warehouse, lines: int, pages: int) -> None:
-    sized(stripe, customers=1, subscriptions=1, lines=lines)
+def test_a_list_within_an_object_is_loaded_completely(
+    stripe_api: StripeApi, warehouse: SourceWarehouse, lines: int, pages: int
+) -> None:
+    sized(stripe_api, customers=1, subscriptions=1, lines=lines)
     loaded = warehouse.load(stripe_source(("Invoice",), "sandbox-token-sized"))
     first = "SELECT id FROM invoice ORDER BY created LIMIT 1"
     numbers = f"SELECT count(DISTINCT id), count(*) FROM invoice__lines__data WHERE invoice = ({first})"
     assert warehouse.rows(numbers) == [(lines, lines)]
     assert loaded["invoice__lines__data"] >= lines
-    asked = [path for path in stripe.counts()["by_path"].items() if path[0].endswith("/lines")]
+    asked = [path for path in stripe_api.sandbox.counts()["by_path"].items() if path[0].endswith("/lines")]
     assert sum(count for _, count in asked) == pages
 
 
 @pytest.mark.parametrize("source", [stripe_source, incremental_stripe_source])
-def test_dates_bound_what_is_read_at_stripe_and_exclude_the_end(
-    stripe: Sandbox, warehouse: Warehouse, account: Account, source: Any
+def test_dates_bound_the_requests_and_exclude_the_end(
+    stripe_api: StripeApi, warehouse: SourceWarehouse, account: Account, source: Any
 ) -> None:
     moments = sorted(row["created"] for row in account.rows["events"])
     first, last = (datetime.fromtimestamp(moments[place], UTC) for place in (100, 300))
@@ -184,34 +205,36 @@ def test_dates_bound_what_is_read_at_stripe_and_exclude_the_end(
     wanted = [row for row in account.rows["events"] if first.timestamp() <= row["created"] < last.timestamp()]
     assert loaded["event"] == len(wanted)
     assert {id for (id,) in warehouse.rows("SELECT id FROM event")} == {row["id"] for row in wanted}
-    assert len(stripe.requests()) == -(-len(wanted) // 100)
+    assert len(stripe_api.sandbox.requests()) == -(-len(wanted) // 100)
 
 
-def test_an_end_needs_no_beginning(stripe: Sandbox, warehouse: Warehouse, account: Account) -> None:
+def test_an_end_date_needs_no_start_date(stripe_api: StripeApi, warehouse: SourceWarehouse, account: Account) -> None:
     loaded = warehouse.load(incremental_stripe_source(("Event",), end_date="2026-05-01"))
     may = datetime(2026, 5, 1, tzinfo=UTC).timestamp()
     assert loaded["event"] == sum(row["created"] < may for row in account.rows["events"])
 
 
-def test_a_second_load_changes_nothing(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+def test_a_second_load_changes_nothing(stripe_api: StripeApi, any_warehouse: SourceWarehouse) -> None:
     any_warehouse.load(*everything())
     before = contents(any_warehouse)
-    stripe.forget_requests()
+    stripe_api.sandbox.forget_requests()
     loaded = any_warehouse.load(*everything())
     assert contents(any_warehouse) == before
     assert not {"event", "balance_transaction"} & set(loaded)
-    assert {p: n for p, n in stripe.counts()["by_path"].items() if p.endswith(("events", "transactions"))} == {
+    assert {
+        p: n for p, n in stripe_api.sandbox.counts()["by_path"].items() if p.endswith(("events", "transactions"))
+    } == {
         "/stripe/v1/events": 1,
         "/stripe/v1/balance_transactions": 1,
     }
 
 
-def test_changes_arrive_and_nothing_else_changes(stripe: Sandbox, any_warehouse: Warehouse) -> None:
+def test_changes_are_loaded_and_nothing_else_changes(stripe_api: StripeApi, any_warehouse: SourceWarehouse) -> None:
     any_warehouse.load(*everything())
     before = contents(any_warehouse)
-    customer = change(stripe, "update_customer", name="Renamed", email=None)
-    invoice = change(stripe, "new_invoice", lines=15)
-    cancelled = change(stripe, "cancel_subscription")
+    customer = stripe_api.change("update_customer", name="Renamed", email=None)
+    invoice = stripe_api.change("new_invoice", lines=15)
+    cancelled = stripe_api.change("cancel_subscription")
     loaded = any_warehouse.load(*everything())
     after = contents(any_warehouse)
     assert any_warehouse.rows(f"SELECT name, email FROM customer WHERE id = '{customer['id']}'") == [("Renamed", None)]
@@ -236,24 +259,22 @@ def test_changes_arrive_and_nothing_else_changes(stripe: Sandbox, any_warehouse:
     }
 
 
-def test_a_late_update_of_a_balance_transaction_arrives_with_its_days(stripe: Sandbox, warehouse: Warehouse) -> None:
+def test_a_settled_balance_transaction_is_updated_when_its_days_are_read_again(
+    stripe_api: StripeApi, warehouse: SourceWarehouse
+) -> None:
     def pending() -> int:
         return int(warehouse.value("SELECT count(*) FROM balance_transaction WHERE status = 'pending'"))
 
     week = {"initial_start_date": "2026-06-20", "end_date": "2026-07-01"}
     warehouse.load(incremental_stripe_source(("BalanceTransaction",)))
     rows = warehouse.value("SELECT count(*) FROM balance_transaction")
-    assert pending() == len(change(stripe, "settle")["settled"]) > 0
+    assert pending() == len(stripe_api.change("settle")["settled"]) > 0
     assert warehouse.load(incremental_stripe_source(("BalanceTransaction",))) == {}
     warehouse.load(incremental_stripe_source(("BalanceTransaction",), **week))
     assert (pending(), warehouse.value("SELECT count(*) FROM balance_transaction")) == (0, rows)
 
 
-def change(stripe: Sandbox, kind: str, **arguments: Any) -> dict[str, Any]:
-    return dict(stripe.control("POST", "/stripe/changes", {"kind": kind, **arguments}))
-
-
-def test_two_accounts_can_be_read_at_once(stripe: Sandbox) -> None:
+def test_two_accounts_can_be_read_at_once(stripe_api: StripeApi) -> None:
     def rows(section: str) -> Iterator[Any]:
         return iter(stripe_source(("Customer",), section=section).resources["customer"])
 
@@ -263,5 +284,5 @@ def test_two_accounts_can_be_read_at_once(stripe: Sandbox) -> None:
     assert ({row["currency"] for row in euros}, len(euros)) == ({"eur"}, 90)
 
 
-def test_the_source_pins_the_version_that_the_sandbox_has() -> None:
+def test_the_source_and_the_sandbox_have_the_same_api_version() -> None:
     assert helpers.VERSION == VERSION

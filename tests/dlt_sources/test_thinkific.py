@@ -1,12 +1,12 @@
-"""What a load of Thinkific brings: all rows, typed columns, and rows that lead to each other."""
+"""A load of Thinkific: all rows, typed and described columns, and ids that join."""
 
 from datetime import UTC, datetime
 
 import pytest
 
 from dlt_sources.thinkific import thinkific, thinkific_total
-from tests.conftest import Sandbox
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.sandbox import ThinkificApi
+from tests.support.source_warehouse import SourceWarehouse
 
 SIZES = {"courses": 12, "users": 600, "enrollments": 2_400, "course_reviews": 150}
 COLUMNS = {
@@ -49,12 +49,12 @@ def expected_columns(table: str) -> dict[str, str]:
     return {name: kind for kind, names in COLUMNS[table].items() for name in names.split()}
 
 
-def test_calling_the_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_the_source_needs_no_secret_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCES__THINKIFIC__API_KEY", raising=False)
     assert list(thinkific().resources) == list(SIZES)
 
 
-def test_everything_arrives_and_fits_together(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+def test_all_rows_are_loaded_and_join(thinkific_api: ThinkificApi, any_warehouse: SourceWarehouse) -> None:
     loaded = any_warehouse.load(thinkific())
     assert {table: loaded[table] for table in SIZES} == SIZES
     assert {table: thinkific_total(table) for table in SIZES} == SIZES
@@ -65,23 +65,28 @@ def test_everything_arrives_and_fits_together(thinkific_site: Sandbox, any_wareh
     assert any_warehouse.value("SELECT count(*) FROM users WHERE first_name = '小明'") > 0
 
 
-def test_the_columns_are_the_documented_ones(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+def test_tables_have_the_documented_columns_and_types(
+    thinkific_api: ThinkificApi, any_warehouse: SourceWarehouse
+) -> None:
     any_warehouse.load(thinkific())
     assert {table: any_warehouse.columns(table) for table in COLUMNS} == {
         table: expected_columns(table) for table in COLUMNS
     }
+    assert any_warehouse.undescribed(*SIZES) == set()
 
 
-def test_a_progress_in_writing_becomes_a_number(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
-    thinkific_site.create_site(courses=1, users=1, enrollments=1, course_reviews=0)
-    thinkific_site.change_site("edit", "enrollments", percentage_completed="0.75")
+def test_a_progress_sent_as_text_becomes_a_number(thinkific_api: ThinkificApi, warehouse: SourceWarehouse) -> None:
+    thinkific_api.create_site(courses=1, users=1, enrollments=1, course_reviews=0)
+    thinkific_api.change("edit", "enrollments", percentage_completed="0.75")
     warehouse.load(thinkific())
     assert warehouse.value("SELECT percentage_completed FROM enrollments") == 0.75
     assert warehouse.columns("enrollments") == expected_columns("enrollments")
 
 
-def test_an_empty_site_makes_typed_empty_tables(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
-    thinkific_site.create_site(courses=1, users=0, enrollments=0, course_reviews=0)
+def test_an_empty_site_creates_empty_tables_with_typed_columns(
+    thinkific_api: ThinkificApi, any_warehouse: SourceWarehouse
+) -> None:
+    thinkific_api.create_site(courses=1, users=0, enrollments=0, course_reviews=0)
     any_warehouse.load(thinkific())
     for table in ("users", "enrollments", "course_reviews"):
         assert any_warehouse.columns(table) == expected_columns(table)
@@ -89,11 +94,13 @@ def test_an_empty_site_makes_typed_empty_tables(thinkific_site: Sandbox, any_war
 
 
 @pytest.mark.parametrize(("rows", "pages"), [(0, 1), (1, 1), (100, 1), (101, 1), (251, 2), (10_000, 40)])
-def test_pages_end_where_the_rows_end(thinkific_site: Sandbox, warehouse: Warehouse, rows: int, pages: int) -> None:
-    thinkific_site.settings(thinkific_requests=1_000)
-    thinkific_site.create_site(courses=1, users=rows, enrollments=rows, course_reviews=rows)
+def test_a_list_of_any_length_is_read_with_the_fewest_pages(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse, rows: int, pages: int
+) -> None:
+    thinkific_api.sandbox.settings(thinkific_requests=1_000)
+    thinkific_api.create_site(courses=1, users=rows, enrollments=rows, course_reviews=rows)
     loaded = warehouse.load(thinkific())
-    requests = thinkific_site.counts()["by_path"]
+    requests = thinkific_api.sandbox.counts()["by_path"]
     for table in ("users", "enrollments", "course_reviews"):
         assert loaded[table] == rows
         assert warehouse.value(f"SELECT count(DISTINCT id) FROM {table}") == rows
@@ -101,21 +108,23 @@ def test_pages_end_where_the_rows_end(thinkific_site: Sandbox, warehouse: Wareho
 
 
 @pytest.mark.parametrize("courses", [0, 1, 100, 101, 251])
-def test_the_reviews_of_every_course_are_read(thinkific_site: Sandbox, warehouse: Warehouse, courses: int) -> None:
-    thinkific_site.settings(thinkific_requests=1_000)
-    thinkific_site.create_site(courses=courses, users=1, enrollments=courses, course_reviews=courses)
+def test_reviews_of_every_course_are_loaded(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse, courses: int
+) -> None:
+    thinkific_api.sandbox.settings(thinkific_requests=1_000)
+    thinkific_api.create_site(courses=courses, users=1, enrollments=courses, course_reviews=courses)
     loaded = warehouse.extract(thinkific())
     assert (loaded.get("courses", 0), loaded.get("course_reviews", 0)) == (courses, courses)
 
 
-def test_reviews_alone_load_no_courses(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+def test_selecting_reviews_alone_loads_no_courses(thinkific_api: ThinkificApi, warehouse: SourceWarehouse) -> None:
     loaded = warehouse.load(thinkific().with_resources("course_reviews"))
     assert loaded == {"course_reviews": 150}
 
 
-def test_a_total_leaves_out_what_is_newer_than_the_load(thinkific_site: Sandbox) -> None:
+def test_a_total_excludes_rows_newer_than_the_load(thinkific_api: ThinkificApi) -> None:
     began = datetime.now(UTC)
-    user = thinkific_site.change_site("new", "users")
-    thinkific_site.change_site("new", "enrollments", user_id=user["id"])
+    user = thinkific_api.change("new", "users")
+    thinkific_api.change("new", "enrollments", user_id=user["id"])
     assert thinkific_total("enrollments") == 2_401
     assert thinkific_total("enrollments", created_before=began) == 2_400

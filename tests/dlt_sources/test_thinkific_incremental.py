@@ -1,14 +1,14 @@
-"""What a second load of Thinkific brings: the changes, all of them; and what Thinkific does not tell."""
+"""A second load of Thinkific: all changes, and how to recognise deletions, which it does not report."""
 
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from dlt_sources.http import PermanentSourceError
+from dlt_sources.errors import PermanentSourceError
 from dlt_sources.thinkific import thinkific
-from tests.conftest import Sandbox
-from tests.dlt_sources.conftest import Warehouse
+from tests.support.sandbox import ThinkificApi
+from tests.support.source_warehouse import SourceWarehouse
 
 WHOLE = {"courses": 12, "users": 600, "course_reviews": 150}  # read by every load
 ALL = WHOLE | {"enrollments": 2_400}
@@ -18,32 +18,36 @@ def roots(loaded: dict[str, int]) -> dict[str, int]:
     return {table: rows for table, rows in loaded.items() if "__" not in table and rows}
 
 
-def rows_in(warehouse: Warehouse) -> dict[str, int]:
+def rows_in(warehouse: SourceWarehouse) -> dict[str, int]:
     return {table: warehouse.value(f"SELECT count(*) FROM {table}") for table in ALL}
 
 
-def test_a_second_load_brings_no_enrollment_and_no_new_row(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+def test_a_second_load_loads_no_enrollments_and_adds_no_rows(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse
+) -> None:
     assert roots(warehouse.load(thinkific())) == ALL
-    thinkific_site.forget_requests()
+    thinkific_api.sandbox.forget_requests()
     assert roots(warehouse.load(thinkific())) == WHOLE
-    assert thinkific_site.counts()["by_path"]["/thinkific/enrollments"] == 1
+    assert thinkific_api.sandbox.counts()["by_path"]["/thinkific/enrollments"] == 1
     assert rows_in(warehouse) == ALL
 
 
-def test_another_machine_goes_on_where_the_first_stopped(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+def test_a_load_on_another_machine_continues_from_the_state_in_the_warehouse(
+    thinkific_api: ThinkificApi, any_warehouse: SourceWarehouse
+) -> None:
     any_warehouse.load(thinkific())
     any_warehouse.pipeline = any_warehouse.fresh_pipeline("elsewhere")
     assert roots(any_warehouse.load(thinkific())) == WHOLE
 
 
-def test_a_change_brings_itself(thinkific_site: Sandbox, any_warehouse: Warehouse) -> None:
+def test_changes_are_loaded(thinkific_api: ThinkificApi, any_warehouse: SourceWarehouse) -> None:
     any_warehouse.load(thinkific())
     [(unfinished,)] = any_warehouse.rows("SELECT min(id) FROM enrollments WHERE NOT completed")
-    thinkific_site.change_site("progress", id=unfinished, percentage=1)
-    user = thinkific_site.change_site("new", "users")
-    thinkific_site.change_site("new", "enrollments", user_id=user["id"])
-    thinkific_site.change_site("edit", "courses", id=101, name="Renamed")
-    thinkific_site.change_site("new", "course_reviews")
+    thinkific_api.change("progress", id=unfinished, percentage=1)
+    user = thinkific_api.change("new", "users")
+    thinkific_api.change("new", "enrollments", user_id=user["id"])
+    thinkific_api.change("edit", "courses", id=101, name="Renamed")
+    thinkific_api.change("new", "course_reviews")
     changed = WHOLE | {"users": 601, "course_reviews": 151}
     assert roots(any_warehouse.load(thinkific())) == changed | {"enrollments": 2}
     assert rows_in(any_warehouse) == changed | {"enrollments": 2_401}
@@ -53,15 +57,17 @@ def test_a_change_brings_itself(thinkific_site: Sandbox, any_warehouse: Warehous
 
 
 @pytest.mark.parametrize("hours_ago", [1, 47])
-def test_a_late_update_arrives(thinkific_site: Sandbox, warehouse: Warehouse, hours_ago: float) -> None:
+def test_an_update_that_becomes_visible_late_is_loaded(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse, hours_ago: float
+) -> None:
     warehouse.load(thinkific())
-    late = thinkific_site.change_site("progress", percentage=0.9, hours_ago=hours_ago)
+    late = thinkific_api.change("progress", percentage=0.9, hours_ago=hours_ago)
     assert roots(warehouse.load(thinkific()))["enrollments"] == 1
     assert warehouse.value(f"SELECT percentage_completed FROM enrollments WHERE id = {late['id']}") == 0.9
 
 
-def test_what_changes_behind_the_reader_arrives_with_the_next_load(
-    thinkific_site: Sandbox, warehouse: Warehouse
+def test_a_change_on_a_page_already_read_is_loaded_by_the_next_load(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse
 ) -> None:
     passed: list[int] = []
     changed: list[str] = []
@@ -69,8 +75,8 @@ def test_what_changes_behind_the_reader_arrives_with_the_next_load(
     def change_what_was_read(row: dict[str, Any]) -> dict[str, Any]:
         if not passed:
             passed.append(row["id"])
-            changed.append(thinkific_site.change_site("progress", id=row["id"], percentage=0.33)["updated_at"])
-            thinkific_site.change_site("progress", id=row["id"] + 2_399, percentage=0.44)  # newer, and still to come
+            changed.append(thinkific_api.change("progress", id=row["id"], percentage=0.33)["updated_at"])
+            thinkific_api.change("progress", id=row["id"] + 2_399, percentage=0.44)  # newer, and still to come
         return row
 
     source = thinkific().with_resources("enrollments")
@@ -86,50 +92,52 @@ def test_what_changes_behind_the_reader_arrives_with_the_next_load(
 
 
 @pytest.mark.parametrize("table", ["users", "enrollments"])
-def test_a_row_that_moves_past_the_reader_is_not_lost(
-    thinkific_site: Sandbox, warehouse: Warehouse, table: str
+def test_a_deletion_during_the_load_hides_no_other_row(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse, table: str
 ) -> None:
     deleted: list[int] = []
 
     def delete_what_was_read(row: dict[str, Any]) -> dict[str, Any]:
         if not deleted:
             deleted.append(row["id"])
-            thinkific_site.change_site("delete", table, id=row["id"])
+            thinkific_api.change("delete", table, id=row["id"])
         return row
 
     source = thinkific().with_resources(table)
     source.resources[table].add_map(delete_what_was_read)
     warehouse.load(source)
     assert warehouse.value(f"SELECT count(*) FROM {table}") == ALL[table]
-    assert thinkific_site.counts()["by_path"][f"/thinkific/{table}"] == 2 * -(-ALL[table] // 250)
+    assert thinkific_api.sandbox.counts()["by_path"][f"/thinkific/{table}"] == 2 * -(-ALL[table] // 250)
 
 
 def test_each_site_has_its_own_cursor(
-    thinkific_site: Sandbox, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCES__THINKIFIC__SUBDOMAIN", "elsewhere")
-    assert isinstance(warehouse.refused(thinkific()), PermanentSourceError)
+    assert isinstance(warehouse.load_error(thinkific()), PermanentSourceError)
     assert warehouse.extract(thinkific("sandbox"))["enrollments"] == 2_400
     state = warehouse.pipeline.state["sources"]["thinkific"]["resources"]["enrollments"]
     assert list(state) == ["sandbox"]
 
 
-def test_a_load_that_fails_half_way_loads_nothing_and_is_made_good(
-    thinkific_site: Sandbox, warehouse: Warehouse
+def test_a_failed_load_loads_nothing_and_the_next_one_everything(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse
 ) -> None:
-    thinkific_site.fault("status", status=401, match={"path": "/course_reviews"})
-    assert isinstance(warehouse.refused(thinkific()), PermanentSourceError)
-    assert thinkific_site.faults() == []
+    thinkific_api.sandbox.fault("status", status=401, match={"path": "/course_reviews"})
+    assert isinstance(warehouse.load_error(thinkific()), PermanentSourceError)
+    assert thinkific_api.sandbox.faults() == []
     assert roots(warehouse.load(thinkific())) == ALL
-    thinkific_site.change_site("progress", percentage=1)
-    thinkific_site.fault("status", status=401, match={"path": "/course_reviews"})
-    warehouse.refused(thinkific())
+    thinkific_api.change("progress", percentage=1)
+    thinkific_api.sandbox.fault("status", status=401, match={"path": "/course_reviews"})
+    warehouse.load_error(thinkific())
     assert roots(warehouse.load(thinkific())) == WHOLE | {"enrollments": 1}
 
 
-def test_a_full_reload_shows_what_was_deleted(thinkific_site: Sandbox, warehouse: Warehouse) -> None:
+def test_a_full_reload_tells_deleted_rows_by_their_load_id(
+    thinkific_api: ThinkificApi, warehouse: SourceWarehouse
+) -> None:
     warehouse.load(thinkific())
-    deleted = thinkific_site.change_site("delete", "users", id=1_050)["id"]
+    deleted = thinkific_api.change("delete", "users", id=1_050)["id"]
     assert roots(warehouse.load(thinkific(full_reload=True)))["enrollments"] == 2_396
     assert roots(warehouse.load(thinkific())).get("enrollments") is None
     for table, key in (("users", "id"), ("enrollments", "user_id")):

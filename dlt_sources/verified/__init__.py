@@ -1,0 +1,1 @@
+"""Sources as `dlt init` has written them. README.md says how to add one."""
