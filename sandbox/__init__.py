@@ -1,1 +1,1 @@
-"""Stand-ins for the SaaS APIs, so that every source runs, is tested and is measured without a credential."""
+"""Fake SaaS APIs: every source can be run, tested and measured without credentials."""

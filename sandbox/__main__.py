@@ -1,4 +1,4 @@
-"""`python -m sandbox`: serve until SIGTERM or Ctrl-C."""
+"""`python -m sandbox`: serves until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.github import ArchiveError
 
 
 class Server(uvicorn.Server):
-    """Says in one line where it listens, once it does; with port 0 the line is how one learns the port."""
+    """Prints its address once it listens. With port 0 this is how one learns the port."""
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
@@ -26,12 +26,12 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """Parse the arguments and serve; ends with a sentence if an archive cannot be served."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Stand-ins for the SaaS APIs.")
+    """Parse the arguments and serve. Exits with the error message if an archive cannot be served."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Fake SaaS APIs.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one (default: 8000)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed gives other data (default: 1)")
-    parser.add_argument("--files", type=Path, help="a folder to put the demo files into")
+    parser.add_argument("--port", type=int, default=8000, help="0 picks a free port (default: 8000)")
+    parser.add_argument("--seed", type=int, default=1, help="decides the generated data (default: 1)")
+    parser.add_argument("--files", type=Path, help="folder in which to create the demo files")
     parser.add_argument("--log-level", default="warning")
     arguments = parser.parse_args()
     if arguments.files:

@@ -1,4 +1,4 @@
-"""The server: one mount per vendor, the control endpoints, and `GET /health`."""
+"""The server: the fake APIs, the control calls, and `GET /health`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from sandbox.control import control_routes
-from sandbox.github import GitHub
-from sandbox.hubspot import HubSpot
-from sandbox.stripe import Stripe
-from sandbox.thinkific import Thinkific
-from sandbox.traffic import Traffic, Vendor
+from sandbox.fake_api import FakeApi
+from sandbox.github import FakeGitHub
+from sandbox.hubspot import FakeHubSpot
+from sandbox.stripe import FakeStripe
+from sandbox.thinkific import FakeThinkific
+from sandbox.traffic import Traffic
 
-TOKEN = "sandbox-token"  # noqa: S105 - right for every vendor; it opens nothing else
+TOKEN = "sandbox-token"  # noqa: S105 - accepted by every fake API; opens nothing else
 
 
 def archives_from_environment() -> list[Path]:
@@ -29,22 +30,22 @@ def archives_from_environment() -> list[Path]:
 
 def create_app(seed: int = 1, github_archives: Sequence[Path] = ()) -> Traffic:
     """The ASGI app. Raises ArchiveError if an archive cannot be served."""
-    vendors: list[Vendor] = [
-        GitHub(TOKEN, seed, github_archives),
-        HubSpot(TOKEN, seed),
-        Stripe(TOKEN, seed),
-        Thinkific(TOKEN, seed),
+    apis: list[FakeApi] = [
+        FakeGitHub(TOKEN, seed, github_archives),
+        FakeHubSpot(TOKEN, seed),
+        FakeStripe(TOKEN, seed),
+        FakeThinkific(TOKEN, seed),
     ]
 
     async def health(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok", "vendors": [vendor.name for vendor in vendors]})
+        return JSONResponse({"status": "ok", "apis": [api.name for api in apis]})
 
     routes: list[BaseRoute] = [Route("/health", health)]
-    routes += [Mount(f"/{vendor.name}", vendor.app) for vendor in vendors]
+    routes += [Mount(f"/{api.name}", api.serve) for api in apis]
     inner = Starlette(routes=routes)
-    traffic = Traffic(inner, vendors)
+    traffic = Traffic(inner, apis)
     inner.router.routes += [
-        *(Mount(f"/_sandbox/{vendor.name}", routes=vendor.control) for vendor in vendors),
+        *(Mount(f"/_sandbox/{api.name}", routes=api.control) for api in apis),
         Mount("/_sandbox", routes=control_routes(traffic)),
     ]
     return traffic

@@ -1,4 +1,4 @@
-"""The control endpoints below `/_sandbox`: what a test asks of the server itself. JSON, without a token."""
+"""The control calls below `/_sandbox`, with which a test controls the server itself. JSON, no token."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Handler = Callable[[dict[str, Any]], Any]
 
 
 def endpoint(path: str, handler: Handler, method: str = "POST") -> Route:
-    """A route whose handler takes the JSON object that was sent and returns JSON; ValueError becomes 400."""
+    """A route whose handler takes a JSON object and returns JSON; ValueError and TypeError become status 400."""
 
     async def serve(request: Request) -> JSONResponse:
         text = await request.body()
         try:
             arguments = json.loads(text) if text else {}
             if not isinstance(arguments, dict):
-                raise ValueError("the body has to be a JSON object")
+                raise ValueError("the body must be a JSON object")
             return JSONResponse(handler(arguments))
         except (ValueError, TypeError) as error:
             return JSONResponse({"error": str(error)}, 400)
@@ -34,7 +34,7 @@ def endpoint(path: str, handler: Handler, method: str = "POST") -> Route:
 
 
 def control_routes(traffic: Traffic) -> list[Route]:
-    """The vendor-neutral part of the control API."""
+    """The control calls that concern the whole server."""
 
     def reset(_: dict[str, Any]) -> Any:
         traffic.reset()
@@ -57,7 +57,7 @@ def control_routes(traffic: Traffic) -> list[Route]:
         return list_faults({})
 
     def requests(_: dict[str, Any]) -> Any:
-        calls = [call.shown() for call in traffic.calls]
+        calls = [call.log_entry() for call in traffic.calls]
         counts = {
             "total": len(calls),
             "by_path": dict(Counter(call.path for call in traffic.calls)),

@@ -1,4 +1,4 @@
-"""How much one may ask of a vendor in a while: in windows one after the other, or in the last seconds."""
+"""Rate limits: in consecutive windows, or over the last seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Budget:
-    """Points per window; the window starts with the first request in it."""
+    """So many points per window. A window starts with its first request."""
 
     limit: int
     window: float
@@ -18,13 +18,13 @@ class Budget:
     resets_at: float = 0.0
 
     def refresh(self) -> None:
-        """Begin a new window when the old one is over."""
+        """Start a new window if the current one is over."""
         now = time.time()
         if now >= self.resets_at:
             self.used, self.resets_at = 0, now + self.window
 
     def take(self, cost: int) -> bool:
-        """Charge the cost; False, and nothing charged, when that much is not left."""
+        """Charge the cost. Returns False and charges nothing if not enough points are left."""
         self.refresh()
         if self.used + cost > self.limit:
             return False
@@ -37,20 +37,20 @@ class Budget:
 
     @property
     def reset(self) -> int:
-        """The second in which all points are there again; rounded up, so that nobody waits too short."""
+        """The Unix time at which the window ends, rounded up so that a client that waits for it waits long enough."""
         return math.ceil(self.resets_at)
 
 
 @dataclass
 class Rolling:
-    """So many requests in the last seconds."""
+    """So many requests within any period of so many seconds."""
 
     limit: int
     seconds: float
     taken: deque[float] = field(default_factory=deque)
 
     def take(self) -> bool:
-        """Count one request; False, and nothing counted, when there were as many as there may be."""
+        """Count one request. Returns False and counts nothing if the limit is reached."""
         now = time.monotonic()
         while self.taken and self.taken[0] <= now - self.seconds:
             self.taken.popleft()
@@ -60,5 +60,5 @@ class Rolling:
         return True
 
     def wait(self) -> int:
-        """Seconds until there is room again."""
+        """Seconds until the next request is allowed."""
         return max(1, math.ceil(self.taken[0] + self.seconds - time.monotonic())) if self.taken else 1

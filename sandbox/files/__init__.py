@@ -1,6 +1,6 @@
-"""Files as partners and machines drop them: deliveries (CSV), clicks (JSONL) and stock (Parquet), one of each per day.
+"""The demo files: deliveries (CSV), clicks (JSONL) and stock (Parquet), one file of each per day.
 
-The same day gives the same rows. A file that is there stays as it is, so that making them again changes nothing.
+The same day gives the same rows. Existing files are kept, so creating the files again changes nothing.
 """
 
 import csv
@@ -25,14 +25,14 @@ PAGES = ["/", "/pricing", "/docs/überblick", "/blog/2026"]
 
 
 def make(folder: Path, days: int = DAYS) -> list[Path]:
-    """Files of so many days below `folder`; returns those that were not there before."""
+    """Create the files of so many days in `folder`; returns the new ones."""
     made = []
     for day in (FIRST_DAY + timedelta(days=number) for number in range(days)):
         for name, content in files(day):
             path = folder / name
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = path.with_name(f".{path.name}")  # a reader must not see half a file
+                unfinished = path.with_name(f".{path.name}")  # so that no reader sees an incomplete file
                 unfinished.write_bytes(content)
                 unfinished.rename(path)
                 made.append(path)
@@ -40,7 +40,7 @@ def make(folder: Path, days: int = DAYS) -> list[Path]:
 
 
 def files(day: date) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the files of a day."""
+    """The names and contents of a day's files."""
     makers: dict[str, Callable[[random.Random, date], bytes]] = {
         "deliveries/{}.csv": _deliveries,
         "clicks/{}.jsonl.gz": _clicks,
@@ -51,7 +51,7 @@ def files(day: date) -> Iterator[tuple[str, bytes]]:
 
 
 def _deliveries(chance: random.Random, day: date) -> bytes:
-    """50 deliveries. Postcodes begin with zeros, notes hold commas, quotes and line breaks, or are missing."""
+    """50 deliveries. Postcodes have leading zeros; notes are empty or contain commas, quotes and line breaks."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(["id", "postcode", "city", "note", "delivered_at"])
@@ -64,7 +64,7 @@ def _deliveries(chance: random.Random, day: date) -> bytes:
 
 
 def _clicks(chance: random.Random, day: date) -> bytes:
-    """200 clicks. Who was not logged in has no user; tags are a list, and often empty."""
+    """200 clicks. Anonymous ones have no user; tags are a list that is often empty."""
     lines = []
     for number in range(1, 201):
         at = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(seconds=chance.randrange(86_400))

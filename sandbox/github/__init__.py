@@ -1,6 +1,6 @@
-"""A stand-in for GitHub's GraphQL and REST APIs."""
+"""A fake of GitHub's GraphQL and REST APIs."""
 
 from sandbox.github.archive import ArchiveError
-from sandbox.github.vendor import GitHub
+from sandbox.github.fake_api import FakeGitHub
 
-__all__ = ["ArchiveError", "GitHub"]
+__all__ = ["ArchiveError", "FakeGitHub"]

@@ -1,4 +1,4 @@
-"""Repositories from archives of issues, pull requests and comments, as working groups publish them."""
+"""Reads repositories from JSON archives of issues, pull requests and comments, which IETF working groups publish."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WEB = "https://github.com"
 
 
 class ArchiveError(Exception):
-    """A file that cannot be served; the message names the file and the reason."""
+    """A file that cannot be served. The message names the file and the reason."""
 
 
 def read(path: Path, serial: int) -> Repository:
-    """The repository in the file. An archive holds no reactions, stargazers or events, so there are none;
-    only the ids of comments and people are made up. Raises ArchiveError."""
+    """The repository in the file. Archives contain no reactions, stargazers or events. The ids of comments and
+    people are generated. Raises ArchiveError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

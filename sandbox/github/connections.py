@@ -1,5 +1,5 @@
-"""Paging as Relay describes it. A cursor names a place in the order and not an offset, so that rows which
-come and go between two pages shift nothing."""
+"""Paging as the Relay specification defines it. A cursor is a sort key and not an offset, so that rows added or
+removed between two pages move no other row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[Any, ...]
 
 @dataclass(slots=True)
 class Edge:
-    """A row and its place; `row` is what it was made from (a star has a date, its node is a user)."""
+    """A row and its sort key. `row` is what `node` was taken from: for a star, which has a date, `node` is the user."""
 
     node: Any
     row: Any
@@ -41,7 +41,7 @@ class PageInfo:
 
 @dataclass(slots=True)
 class Connection:
-    """One page of a connection and how many rows there are in all."""
+    """A page of a connection, and the total number of rows."""
 
     edges: list[Edge]
     total_count: int
@@ -60,12 +60,12 @@ class Connection:
 
 
 def encode(order: str, key: Key) -> str:
-    """The cursor of a place in an order."""
+    """The cursor for a sort key of an order."""
     return base64.b64encode(json.dumps([order, *key], separators=(",", ":")).encode()).decode()
 
 
 def decode(cursor: str, order: str) -> Key:
-    """The place that a cursor names. Raises GraphQLError for a text that is no cursor of this order."""
+    """The sort key in a cursor. Raises GraphQLError if the text is not a cursor of this order."""
     try:
         found, *key = json.loads(base64.b64decode(cursor, validate=True))
     except (ValueError, TypeError):
@@ -88,7 +88,7 @@ def page(
     before: str | None = None,
     descending: bool = False,
 ) -> Connection:
-    """The page of `rows` (ascending by `key`) that is asked for. `order` names the order in the cursors."""
+    """The requested page of `rows`, which are ascending by `key`. `order` is the order's name in the cursors."""
     low, high = 0, len(rows)
     if after is not None:
         place = decode(after, order)

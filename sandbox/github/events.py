@@ -1,4 +1,4 @@
-"""The events feed: entries of GitHub's types with the payload of their type, oldest first."""
+"""The events feed, oldest first: each entry has the payload of its type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sandbox.github import shapes
 from sandbox.github.model import API, Actor, Event, Repository
 
 FIRST_NUMBER = 40_000_000_000
-STEP = 10  # numbers between two events stay free for one that arrives late
+STEP = 10  # leaves numbers free for events that arrive late
 TYPES = {
     "PushEvent": 30,
     "IssueCommentEvent": 20,
@@ -77,11 +77,11 @@ def payload(event_type: str, repository: Repository, actor: Actor, number: int, 
             comment = rng.choice([thread for thread in threads if thread.comments]).comments[-1]
             issue, text = shapes.issue(comment.thread, API), shapes.comment(comment, API)
             return {"action": "created", "issue": issue, "comment": text}
-    raise ValueError(f"there is no event type {event_type!r}; known: {', '.join(TYPES)}")
+    raise ValueError(f"unknown event type {event_type!r}; known: {', '.join(TYPES)}")
 
 
 def possible_types(repository: Repository) -> list[str]:
-    """The types that this repository has the rows for."""
+    """The event types for which this repository has rows."""
     threads = repository.threads.values()
     absent = set()
     if not any(thread.is_pull_request for thread in threads):

@@ -1,4 +1,4 @@
-"""Repositories made from a seed and a size: the same two give the same bytes, on every machine."""
+"""Generates repositories: the same seed and size give the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandbox.github.model import REACTIONS, Actor, Comment, Reaction, Repository
 
 START = int(datetime(2024, 1, 2, 8, tzinfo=UTC).timestamp())
 END = int(datetime(2026, 6, 28, 18, tzinfo=UTC).timestamp())
-PEOPLE = 240  # who writes and reacts; stargazers come from a wider circle
+PEOPLE = 240  # authors; there are more stargazers than that
 
 FIRST = (
     *("ada", "alan", "anita", "barbara", "brian", "carol", "dana", "dennis", "edsger"),
@@ -52,8 +52,8 @@ ODD_TEXTS = (
 
 @dataclass(frozen=True)
 class Size:
-    """How many rows a repository has. With `exact` every issue and pull request has just as many comments and
-    reactions as said; else these are about the upper end of what varies."""
+    """How many rows a repository has. With `exact`, every issue and pull request has exactly so many comments and
+    reactions; otherwise the numbers vary, and these are about the largest."""
 
     issues: int = 0
     pull_requests: int = 0
@@ -81,7 +81,7 @@ def at(seconds: int) -> str:
 
 
 def person(number: int) -> Actor:
-    """The account with this number; every tenth below a hundred is a bot."""
+    """The account with this number; every tenth of the first hundred is a bot."""
     first, last = FIRST[number % len(FIRST)], LAST[number // len(FIRST) % len(LAST)]
     if number < 100 and number % 10 == 9:
         return Actor(f"{first}-bot", 1_000 + number, "Bot")
@@ -89,7 +89,7 @@ def person(number: int) -> Actor:
 
 
 class Generator:
-    """Makes one repository."""
+    """Generates one repository."""
 
     def __init__(self, owner: Actor, name: str, serial: int, size: Size, seed: int) -> None:
         self.rng = Random(f"{seed}/{owner.login}/{name}")  # noqa: S311 - has to be repeatable
@@ -99,7 +99,7 @@ class Generator:
         self.repository = Repository(serial, owner, name, f"Rows for trying out loads: {name}", at(START - 3_600))
 
     def build(self) -> Repository:
-        """The whole repository; the order of the steps is part of the seed's meaning."""
+        """The whole repository. The order of the steps matters: each draws from the same random numbers."""
         repository, size, rng = self.repository, self.size, self.rng
         kinds = ["Issue"] * size.issues + ["PullRequest"] * size.pull_requests
         rng.shuffle(kinds)
@@ -120,7 +120,7 @@ class Generator:
         return repository
 
     def times(self, count: int) -> list[int]:
-        """Ascending moments with some that fall into the same second."""
+        """Ascending times, some of them in the same second."""
         moments = sorted(self.rng.randrange(START, END - 86_400 * 20) for _ in range(count))
         for index in range(1, count):
             if self.rng.random() < 0.08:
@@ -133,11 +133,11 @@ class Generator:
         return f"The {rng.choice(NOUNS)} {rng.choice(VERBS)} the {rng.choice(NOUNS)} {rng.choice(TAILS)}"
 
     def author(self) -> Actor | None:
-        """Somebody; a few accounts are gone where the repository has edge cases."""
+        """A random author; in a repository with edge cases, some accounts are deleted."""
         return None if self.size.edge_cases and self.rng.random() < 0.04 else self.rng.choice(self.people)
 
     def amount(self, most: int) -> int:
-        """How many comments or reactions: few have many."""
+        """A number of comments or reactions, mostly small."""
         return most if self.size.exact or most == 0 else int(self.rng.random() ** 2 * (most + 1) * 1.4)
 
     def thread(self, kind: str, number: int, created: int) -> None:
@@ -164,7 +164,7 @@ class Generator:
         self.comment(thread, self.amount(size.comments_per_pull_request if pull_request else size.comments_per_issue))
 
     def comment(self, thread: Thread, count: int) -> None:
-        """Append that many comments, each some time after the one before, some within the same second."""
+        """Append comments, each later than the previous one or in the same second."""
         rng = self.rng
         last = thread.comments[-1].created_at if thread.comments else thread.created_at
         moment = int(datetime.fromisoformat(last).timestamp())
@@ -184,7 +184,7 @@ class Generator:
             self.react(comment, moment, self.amount(self.size.reactions_per_comment))
 
     def react(self, item: Thread | Comment, moment: int, count: int) -> None:
-        """Append that many reactions; nobody gives the same one twice."""
+        """Append reactions; no user gives the same reaction twice."""
         given = {(reaction.user, reaction.content) for reaction in item.reactions}
         place, goal = self.rng.randrange(len(self.users)), len(item.reactions) + count
         while len(item.reactions) < goal:
@@ -200,17 +200,17 @@ class Generator:
             self.repository.add(Reaction(self.repository.next_id(), content, at(moment), user, item))
 
     def settle(self) -> None:
-        """Give every thread the time of its last change; a bot's sweeps give many of them the same second."""
-        sweeps = [at(self.rng.randrange(START, END)) for _ in range(12)]
+        """Set each thread's time of the last change. A bot's bulk edits give many threads the same second."""
+        bulk_edits = [at(self.rng.randrange(START, END)) for _ in range(12)]
         for thread in self.repository.threads.values():
             latest = [comment.updated_at for comment in thread.comments]
             thread.updated_at = max([thread.created_at, thread.closed_at or "", *latest])
-            later = [sweep for sweep in sweeps if sweep > thread.updated_at]
+            later = [edit for edit in bulk_edits if edit > thread.updated_at]
             if later and self.rng.random() < 0.3:
                 thread.updated_at = self.rng.choice(later)
 
     def edge_cases(self) -> None:
-        """What breaks loaders: more children than a page holds, people who left, text that is not plain."""
+        """What breaks loaders: more children than fit on a page, deleted accounts, unusual text."""
         issues = list(self.repository.of_type("Issue"))
         busy, loved, ghost = issues[5], issues[8], issues[11]
         self.comment(busy, 132)

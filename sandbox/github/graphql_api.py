@@ -1,4 +1,4 @@
-"""`POST …/graphql`: parsing, limits, execution and errors in GitHub's shape."""
+"""`POST …/graphql`: parsing, limits, execution, and errors in GitHub's format."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from sandbox.github.schema import Execution, executable_schema
 from sandbox.github.store import VIEWER, Store
 
 Json = dict[str, Any]
-REMEMBERED = 256
+CACHED_DOCUMENTS = 256
 
 
 @dataclass
 class Query:
-    """A request's body after everything that can be said about it without running it."""
+    """A parsed, validated and analysed request."""
 
     document: DocumentNode | None = None
     operation: str | None = None
     variables: Json | None = None
     analysis: Analysis | None = None
     errors: tuple[GraphQLError, ...] = ()
-    problem: str | None = None  # the body is no GraphQL request at all
+    problem: str | None = None  # why the body is not a GraphQL request
 
 
 @dataclass
 class Context:
-    """What resolvers reach: the data, and the accounts of this request."""
+    """What resolvers have access to."""
 
     store: Store
     budget: PrimaryLimit
@@ -51,7 +51,7 @@ class Context:
     viewer: Actor = VIEWER
 
     def rate_limit(self) -> Any:
-        """`Query.rateLimit`, this query already charged."""
+        """`Query.rateLimit`, after this query was charged."""
         return RateLimit(
             self.analysis.cost,
             self.budget.limit,
@@ -75,7 +75,7 @@ class RateLimit:
 
 
 class GraphQL:
-    """Understands and executes GraphQL requests; remembers the documents it has validated."""
+    """Parses and executes GraphQL requests; caches validated documents."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -92,12 +92,12 @@ class GraphQL:
         except GraphQLError as error:
             found = None, (error,)  # type: ignore[assignment]
         self._documents[text] = found
-        if len(self._documents) > REMEMBERED:
+        if len(self._documents) > CACHED_DOCUMENTS:
             self._documents.popitem(last=False)
         return found
 
-    def understand(self, body: bytes) -> Query:
-        """Everything about a request that can be known before it runs; never raises."""
+    def parse_request(self, body: bytes) -> Query:
+        """Parse, validate and analyse a request. Never raises: errors are in the result."""
         try:
             request = json.loads(body)
         except ValueError:
@@ -117,9 +117,9 @@ class GraphQL:
         self, document: DocumentNode, operation: OperationDefinitionNode, variables: Json, name: str | None
     ) -> Query:
         coerced = get_variable_values(self.schema, operation.variable_definitions, variables)
-        shown = operation.name.value if operation.name else None
+        operation_name = operation.name.value if operation.name else None
         if isinstance(coerced, list):
-            return Query(operation=shown, errors=tuple(coerced))
+            return Query(operation=operation_name, errors=tuple(coerced))
         fragments = {
             definition.name.value: definition
             for definition in document.definitions
@@ -127,14 +127,14 @@ class GraphQL:
         }
         analysis = Analyst(self.schema, fragments, coerced).run(operation)
         errors = (analysis.error,) if analysis.error else ()
-        return Query(document, shown, variables, analysis, errors)
+        return Query(document, operation_name, variables, analysis, errors)
 
     def execute(self, query: Query, budget: PrimaryLimit) -> Json:
-        """The answer to an understood query. Charges the budget; an empty one answers RATE_LIMITED."""
+        """The response to a parsed request. Charges the budget; if it is exhausted, the response is RATE_LIMITED."""
         budget.refresh()
         if query.errors or query.document is None or query.analysis is None:
             answer: Json = {"data": None} if query.analysis else {}
-            return answer | {"errors": [shaped(error) for error in query.errors]}
+            return answer | {"errors": [formatted(error) for error in query.errors]}
         if not budget.take(query.analysis.cost):
             message = f"API rate limit exceeded for user ID {VIEWER.database_id}."
             return {"errors": [{"type": "RATE_LIMITED", "code": "graphql_rate_limit", "message": message}]}
@@ -148,12 +148,12 @@ class GraphQL:
         )
         answer = {"data": result.data}
         if result.errors:
-            answer["errors"] = [shaped(error) for error in result.errors]
+            answer["errors"] = [formatted(error) for error in result.errors]
         return answer
 
 
-def shaped(error: GraphQLError) -> Json:
-    """An error as GitHub writes it: the type beside the message and not below `extensions`."""
+def formatted(error: GraphQLError) -> Json:
+    """An error in GitHub's format: the type is beside the message and not in `extensions`."""
     shape: Json = {}
     if error.extensions and "type" in error.extensions:
         shape["type"] = error.extensions["type"]

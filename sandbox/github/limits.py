@@ -1,4 +1,4 @@
-"""GitHub's limits: what a query costs, how large it may be, and how much one may ask in a while."""
+"""GitHub's limits: a query's cost, its size, and the primary rate limit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_NODES = 500_000
 
 @dataclass
 class Analysis:
-    """What a query asks for: `nodes` at most, by `requests` inner requests; `page` is the largest `first` or
+    """What a query requests: at most so many `nodes`, in so many inner `requests`. `page` is the largest `first` or
     `last` of its outermost connections."""
 
     nodes: int = 0
@@ -39,12 +39,12 @@ class Analysis:
 
     @property
     def cost(self) -> int:
-        """Points of the hourly limit: a hundredth of the inner requests, one at least."""
+        """Points of the hourly limit: a hundredth of the inner requests, at least one."""
         return max(1, math.floor(self.requests / 100 + 0.5))
 
 
 class Analyst:
-    """Walks an operation and adds up its connections, each as often as its parents may occur."""
+    """Walks an operation and counts its connections, each as often as its parents can occur."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Analyst:
         self.found = Analysis()
 
     def run(self, operation: OperationDefinitionNode) -> Analysis:
-        """The analysis of a validated operation; its `error` is the first limit that it breaks."""
+        """The analysis of a validated operation; `error` is the first limit that it exceeds."""
         self._walk(operation.selection_set, self.schema.query_type, 1, [], outer=True)
         if self.found.nodes > MAX_NODES and self.found.error is None:
             self._fail(
@@ -67,7 +67,7 @@ class Analyst:
         return self.found
 
     def _fields(self, selections: SelectionSetNode, parent: Any) -> Iterator[tuple[FieldNode, Any]]:
-        """The fields of a selection with the type that each is a field of, fragments resolved."""
+        """The fields of a selection, each with its parent type; fragments are resolved."""
         for selection in selections.selections:
             if isinstance(selection, FieldNode):
                 yield selection, parent
@@ -98,7 +98,7 @@ class Analyst:
                 self._walk(node.selection_set, returned, times, here, outer=outer)
 
     def _connection(self, node: FieldNode, times: int, path: list[str], *, outer: bool) -> int:
-        """Add up one connection; returns how often what it contains may occur."""
+        """Count one connection; returns how often its contents can occur."""
         name, first, last = node.name.value, self._argument(node, "first"), self._argument(node, "last")
         of = f"the `{name}` connection"
         if first is None and last is None:
@@ -126,7 +126,7 @@ class Analyst:
         return int(times * count)
 
     def _argument(self, node: FieldNode, name: str) -> Any:
-        """The value of an argument, variables resolved; None if it is absent."""
+        """The value of an argument, with variables resolved; None if it is absent."""
         for argument in node.arguments:
             if argument.name.value == name:
                 value = value_from_ast_untyped(argument.value, self.variables)
@@ -140,12 +140,12 @@ class Analyst:
 
 @dataclass
 class PrimaryLimit(Budget):
-    """The primary limit of one of GitHub's resources."""
+    """The primary rate limit of one of GitHub's resources."""
 
     resource: str = ""
 
     def headers(self) -> dict[str, str]:
-        """GitHub's `x-ratelimit-*`."""
+        """The headers `x-ratelimit-*`."""
         return {
             "x-ratelimit-limit": str(self.limit),
             "x-ratelimit-remaining": str(self.remaining),
@@ -155,6 +155,6 @@ class PrimaryLimit(Budget):
         }
 
     def overview(self) -> dict[str, int]:
-        """`rate-limit` of the REST API."""
+        """`rate-limit` of the REST API's description."""
         self.refresh()
         return {"limit": self.limit, "used": self.used, "remaining": self.remaining, "reset": self.reset}

@@ -1,4 +1,4 @@
-"""What a repository consists of. Times are ISO strings in UTC, so that they compare as they sort."""
+"""The parts of a repository. Times are ISO strings in UTC, which sort chronologically."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from functools import cached_property
 from typing import Any
 
 WEB = "https://github.example"
-API = "https://api.github.example"  # stands for the server's own address in frozen event payloads
+API = "https://api.github.example"  # placeholder for the server's address in event payloads; see rest.py
 IDS_PER_REPOSITORY = 1_000_000
 REACTIONS = ("THUMBS_UP", "THUMBS_DOWN", "LAUGH", "HOORAY", "CONFUSED", "HEART", "ROCKET", "EYES")
 
 
 def node_id(prefix: str, database_id: int) -> str:
-    """The opaque global id of one object, as `node(id:)` takes it."""
+    """The opaque global id of an object, for `node(id:)`."""
     return f"{prefix}_{base64.urlsafe_b64encode(struct.pack('>Q', database_id)).decode().rstrip('=')}"
 
 
 def serial_of(global_id: str) -> int | None:
-    """The serial number of the repository that an id of `node_id` belongs to; None for any other text."""
+    """The serial number of the repository that an id made by `node_id` belongs to; None for any other text."""
     _, _, packed = global_id.partition("_")
     try:
         (database_id,) = struct.unpack(">Q", base64.urlsafe_b64decode(packed + "="))
@@ -33,7 +33,7 @@ def serial_of(global_id: str) -> int | None:
 
 @dataclass(eq=False)
 class Actor:
-    """A user, bot or organization. `avatar_url` and `url` are part of it because archives have real ones."""
+    """A user, bot or organization. `web` is the site of its URLs: archives have real ones."""
 
     login: str
     database_id: int
@@ -60,7 +60,7 @@ class Actor:
 
 @dataclass(eq=False, slots=True)
 class Reaction:
-    """One person's reaction; `user` is None once that person deleted the account."""
+    """A reaction; `user` is None if the account was deleted."""
 
     database_id: int
     content: str
@@ -76,7 +76,7 @@ class Reaction:
 
 @dataclass(eq=False, slots=True)
 class ReactionGroup:
-    """All reactions of one kind to one thing; `created_at` is None while there is none."""
+    """All reactions of one kind to an item; `created_at` is None if there are none."""
 
     content: str
     subject: Reactable
@@ -88,12 +88,12 @@ class ReactionGroup:
 
 
 class Reactable:
-    """What threads and comments share."""
+    """An item that can have reactions: a thread or a comment."""
 
     reactions: list[Reaction]
 
     def reaction_groups(self) -> list[ReactionGroup]:
-        """All eight kinds, also those nobody used: GitHub lists them all."""
+        """All eight kinds: GitHub lists the unused ones too."""
         groups: defaultdict[str, list[Reaction]] = defaultdict(list)
         for reaction in self.reactions:
             groups[reaction.content].append(reaction)
@@ -133,7 +133,7 @@ class Comment(Reactable):
 
 @dataclass(eq=False)
 class Thread(Reactable):
-    """An issue or a pull request: GitHub numbers them together, and both carry comments and reactions."""
+    """An issue or a pull request. Both share one sequence of numbers and have comments and reactions."""
 
     typename: str  # Issue or PullRequest
     repository: Repository
@@ -149,7 +149,7 @@ class Thread(Reactable):
     merged_at: str | None = None
     reactions: list[Reaction] = field(default_factory=list)
     comments: list[Comment] = field(default_factory=list)
-    given_id: str | None = None  # the id that an archive recorded
+    given_id: str | None = None  # recorded in an archive
 
     @property
     def database_id(self) -> int:
@@ -178,7 +178,7 @@ class Thread(Reactable):
 
 @dataclass(eq=False, slots=True)
 class Star:
-    """A stargazer and the moment of the star."""
+    """A stargazer and when the star was given."""
 
     starred_at: str
     user: Actor
@@ -186,7 +186,7 @@ class Star:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """One entry of the events feed; its payload never changes, also when the issue in it does."""
+    """An entry of the events feed. Its payload stays as it was, even if its issue changes later."""
 
     number: int
     type: str
@@ -197,7 +197,7 @@ class Event:
 
 @dataclass(eq=False)
 class Repository:
-    """A repository with all its rows, in memory. `serial` keeps the ids of different repositories apart."""
+    """A repository with all its rows. `serial` makes its ids differ from those of other repositories."""
 
     serial: int
     owner: Actor
@@ -236,12 +236,12 @@ class Repository:
         return max((thread.updated_at for thread in self.threads.values()), default=self.created_at)
 
     def next_id(self) -> int:
-        """A database id for a comment, reaction or star of this repository."""
+        """The next database id for a comment, reaction or star."""
         self._next += 1
         return self.serial * IDS_PER_REPOSITORY + self._next
 
     def add(self, item: Thread | Comment | Reaction) -> None:
-        """Put a new row in its place and make it findable by `node(id:)`."""
+        """Add a row; `node(id:)` finds it."""
         if isinstance(item, Thread):
             self.threads[item.number] = item
         elif isinstance(item, Comment):
@@ -251,5 +251,5 @@ class Repository:
         self.nodes[item.id] = item
 
     def of_type(self, typename: str) -> Iterator[Thread]:
-        """Its issues, or its pull requests, by number."""
+        """The issues or the pull requests, by number."""
         return (thread for thread in self.threads.values() if thread.typename == typename)

@@ -1,4 +1,4 @@
-"""The REST API: repositories, events, stargazers, issues and comments, in pages with `Link` and `ETag`."""
+"""The REST API: repositories, events, stargazers, issues and comments, with paging (`Link`) and `ETag`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sandbox.fake_api import url_of_api
 from sandbox.github import shapes
 from sandbox.github.limits import PrimaryLimit
 from sandbox.github.model import API, Repository, Thread
@@ -25,7 +26,7 @@ Rows = tuple[list[Any], Callable[[Any, str], Any]]
 
 
 class RefusedError(Exception):
-    """A request that is answered with this status and message."""
+    """A request that is rejected with this status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -33,7 +34,7 @@ class RefusedError(Exception):
 
 
 class Rest:
-    """The routes; all state is the store's and the limits'."""
+    """The routes. They have no state of their own."""
 
     def __init__(self, store: Store, limits: Callable[[], tuple[PrimaryLimit, PrimaryLimit]]) -> None:
         self.store, self.limits = store, limits
@@ -61,19 +62,19 @@ class Rest:
         return found
 
     async def rate_limit(self, request: Request) -> Response:
-        """`GET /rate_limit`; asking costs nothing."""
+        """`GET /rate_limit`, which does not count against the limit."""
         core, graphql = (budget.overview() for budget in self.limits())
         search = {"limit": 30, "used": 0, "remaining": 30, "reset": core["reset"]}
         resources = {"core": core, "graphql": graphql, "search": search}
-        return answer(request, {"resources": resources, "rate": core})
+        return json_response(request, {"resources": resources, "rate": core})
 
     async def repository(self, request: Request) -> Response:
         """`GET /repos/{owner}/{name}`."""
-        return answer(request, shapes.repository(self._repository(request), api_of(request)))
+        return json_response(request, shapes.repository(self._repository(request), url_of_api(request)))
 
     async def issue(self, request: Request) -> Response:
         """`GET /repos/{owner}/{name}/issues/{number}`."""
-        return answer(request, shapes.issue(self._thread(request), api_of(request)))
+        return json_response(request, shapes.issue(self._thread(request), url_of_api(request)))
 
     def events(self, request: Request) -> Rows:
         """The newest 300 events."""
@@ -82,14 +83,14 @@ class Rest:
         return newest, lambda row, api: shapes.event(row, repository, api)
 
     def stargazers(self, request: Request) -> Rows:
-        """Stargazers, oldest first; with the date where the star media type is asked for."""
+        """Stargazers, oldest first; with the date if the star media type is requested."""
         stars = self._repository(request).stars
         if STAR_TYPE in request.headers.get("accept", ""):
             return stars, shapes.stargazer
         return stars, lambda star, api: shapes.user(star.user, api)
 
     def issues(self, request: Request) -> Rows:
-        """Issues and pull requests, newest first if nothing else is asked for."""
+        """Issues and pull requests, newest first by default."""
         state = choice(request, "state", ("open", "closed", "all"))
         sort = choice(request, "sort", ("created", "updated", "comments"))
         rows = list(self._repository(request).threads.values())
@@ -106,12 +107,12 @@ class Rest:
         return rows, shapes.issue
 
     def comments(self, request: Request) -> Rows:
-        """The comments of one issue or pull request, oldest first."""
+        """The comments on an issue or pull request, oldest first."""
         since = since_of(request)
         return [row for row in self._thread(request).comments if row.updated_at >= since], shapes.comment
 
     def all_comments(self, request: Request) -> Rows:
-        """The comments of all issues and pull requests, by id."""
+        """The comments on all issues and pull requests, by id."""
         since, threads = since_of(request), self._repository(request).threads.values()
         rows = [row for thread in threads for row in thread.comments if row.updated_at >= since]
         sort = choice(request, "sort", ("created", "updated"))
@@ -125,9 +126,9 @@ class Rest:
     def _list(self, rows_of: Callable[[Request], Rows]) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:
             rows, shape = rows_of(request)
-            size, number = whole(request, "per_page", 30, 100), whole(request, "page", 1)
+            size, number = positive_number(request, "per_page", 30, 100), positive_number(request, "page", 1)
             page = rows[(number - 1) * size : number * size]
-            response = answer(request, [shape(row, api_of(request)) for row in page])
+            response = json_response(request, [shape(row, url_of_api(request)) for row in page])
             if link := links(request, number, -(-len(rows) // size)):
                 response.headers["link"] = link
             if request.url.path.endswith("/events"):
@@ -137,14 +138,9 @@ class Rest:
         return serve
 
 
-def api_of(request: Request) -> str:
-    """The address under which the client reached the API."""
-    return f"{request.url.scheme}://{request.url.netloc}{request.scope['root_path']}"
-
-
-def answer(request: Request, content: Any) -> Response:
-    """JSON with an ETag, or 304 if that is what the client has already."""
-    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace(API, api_of(request)).encode()
+def json_response(request: Request, content: Any) -> Response:
+    """JSON with an ETag; status 304 if the client already has this version."""
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace(API, url_of_api(request)).encode()
     etag = f'W/"{hashlib.sha256(body).hexdigest()}"'
     headers = {
         "etag": etag,
@@ -158,7 +154,7 @@ def answer(request: Request, content: Any) -> Response:
 
 
 def links(request: Request, number: int, last: int) -> str:
-    """The `Link` header's value; empty if one page is all."""
+    """The value of the `Link` header; empty if there is only one page."""
     pages = {}
     if number > 1:
         pages["prev"] = min(number - 1, max(last, 1))
@@ -166,15 +162,15 @@ def links(request: Request, number: int, last: int) -> str:
         pages |= {"next": number + 1, "last": last}
     if number > 1:
         pages["first"] = 1
-    address = f"{api_of(request)}{request.url.path.removeprefix(request.scope['root_path'])}"
+    address = f"{url_of_api(request)}{request.url.path.removeprefix(request.scope['root_path'])}"
     others = [(name, value) for name, value in parse_qsl(request.url.query) if name != "page"]
     return ", ".join(
         f'<{address}?{urlencode([*others, ("page", page)])}>; rel="{relation}"' for relation, page in pages.items()
     )
 
 
-def whole(request: Request, name: str, default: int, most: int | None = None) -> int:
-    """A positive number from the query; like GitHub, nonsense counts as absent and too much as the most."""
+def positive_number(request: Request, name: str, default: int, most: int | None = None) -> int:
+    """A positive number from the query. As on GitHub, an invalid number is ignored and a large one is capped."""
     text = request.query_params.get(name, "")
     number = int(text) if text.isascii() and text.isdigit() else default
     number = number or default
@@ -182,7 +178,7 @@ def whole(request: Request, name: str, default: int, most: int | None = None) ->
 
 
 def choice(request: Request, name: str, known: tuple[str, ...]) -> str:
-    """One of the known values, the first by default. Raises RefusedError for another."""
+    """A parameter with a fixed set of values; the first is the default. Raises RefusedError for any other value."""
     value = request.query_params.get(name) or known[0]
     if value not in known:
         raise RefusedError(422, "Validation Failed")
@@ -190,7 +186,7 @@ def choice(request: Request, name: str, known: tuple[str, ...]) -> str:
 
 
 def since_of(request: Request) -> str:
-    """The `since` parameter in the form of the rows; empty if absent."""
+    """The parameter `since` in the format that rows have; empty if absent."""
     text = request.query_params.get("since")
     if not text:
         return ""

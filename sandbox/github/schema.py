@@ -1,4 +1,4 @@
-"""The executable schema: every field of schema.graphql gets the function that answers it."""
+"""The executable schema: a resolver for every field of schema.graphql."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA = pathlib.Path(__file__).with_name("schema.graphql")
 
 
 def not_found(message: str) -> GraphQLError:
-    """GitHub's error for something that is not there or not visible."""
+    """GitHub's error for an object that does not exist or is not visible."""
     return GraphQLError(message, extensions={"type": "NOT_FOUND"})
 
 
@@ -49,7 +49,7 @@ def resolve_node(_: Any, info: Info, id_: str) -> Any:
 
 
 def resolve_nodes(_: Any, info: Info, ids: list[str]) -> list[Any]:
-    """`Query.nodes`: unknown ids give a null and an error each."""
+    """`Query.nodes`: each unknown id gives a null and an error."""
     if len(ids) > 100:
         message = f"You may not provide more than 100 node ids; you provided {len(ids)}."
         raise GraphQLError(message, extensions={"type": "ARGUMENT_LIMIT"})
@@ -69,7 +69,7 @@ def resolve_repository(_: Any, info: Info, owner: str, name: str, **__: Any) -> 
 
 
 def by_number(typename: str | None) -> Callable[..., Thread]:
-    """The resolver of `issue`, `pullRequest` or, without a type, of both."""
+    """The resolver of `issue`, of `pullRequest` or, without a type, of `issueOrPullRequest`."""
 
     def resolve(repository: Repository, _: Info, number: int) -> Thread:
         found = repository.threads.get(number)
@@ -118,7 +118,7 @@ def threads(typename: str) -> Callable[..., Connection]:
 
 
 def comments(thread: Thread, _: Info, order_by: dict[str, str] | None = None, **paging: Any) -> Connection:
-    """The comments of an issue or pull request, oldest first if nothing else is asked for."""
+    """The comments on an issue or pull request, oldest first by default."""
     if order_by is None:
         return page(thread.comments, lambda row: (row.database_id,), "ID", **paging)
     rows = sorted(thread.comments, key=lambda row: (row.updated_at, row.database_id))
@@ -164,13 +164,13 @@ def stargazers(
 
 
 def avatar(actor: Any, _: Info, size: int | None = None) -> str:
-    """The avatar's address, as large as asked for."""
+    """The avatar's URL, in the requested size."""
     return f"{actor.avatar_url}?size={size}" if size else str(actor.avatar_url)
 
 
 def comment_thread(typename: str) -> Callable[[Comment, Info], Thread | None]:
-    """`IssueComment.issue` and `.pullRequest`. Of a comment on a pull request only the latter has an answer;
-    the former, which may not be null, is an error there."""
+    """`IssueComment.issue` and `IssueComment.pullRequest`. For a comment on a pull request only the second has a
+    value; the first, which is not nullable, is an error there."""
 
     def resolve(comment: Comment, _: Info) -> Thread | None:
         return comment.thread if comment.thread.typename == typename else None
@@ -223,20 +223,20 @@ COMMON: dict[str, Callable[..., Any]] = {
 
 
 def snake(name: str) -> str:
-    """The attribute that answers a field without a resolver of its own."""
+    """The name of the attribute for a field without a resolver of its own."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 class Execution(ExecutionContext):
-    """graphql-core's execution with a short way for the fields that only read an attribute and whose value
-    goes out as it is: most fields of a page, which then takes a third less time."""
+    """graphql-core's execution with a shortcut for fields that only read an attribute whose value needs no
+    conversion, which most fields of a page are."""
 
     plain: ClassVar[dict[tuple[str, str], tuple[Callable[[Any], Any], bool]]] = {}  # getter, nullable
 
     def execute_field(
         self, parent_type: GraphQLObjectType, source: Any, field_nodes: list[FieldNode], path: Path
     ) -> Any:
-        """The field's value; whatever could fail goes the library's way."""
+        """The field's value. Fields that can fail are executed by the library."""
         get, nullable = self.plain.get((parent_type.name, field_nodes[0].name.value), (None, False))
         value = get(source) if get else None
         if value is not None or nullable:
@@ -249,7 +249,7 @@ def _read(get: Callable[[Any], Any], source: Any, _: Info) -> Any:
 
 
 def parse_time(value: Any) -> str:
-    """A DateTime argument in the form the rows have, so that it can be compared with them."""
+    """A DateTime argument in the format that rows have, so that the two can be compared."""
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The JSON of GitHub's REST API. `api` is the address under which the client reached the server."""
+"""The JSON of GitHub's REST API, by the names of its description. `api` is the address that the client used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def user(actor: Actor | None, api: str) -> Json | None:
 
 
 def rollup(item: Thread | Comment, url: str) -> Json:
-    """`reaction-rollup`: how many reactions of each kind."""
+    """`reaction-rollup`: the number of reactions of each kind."""
     counts: Json = {"url": f"{url}/reactions", "total_count": len(item.reactions)}
     counts.update(dict.fromkeys(ROLLUP.values(), 0))
     for reaction in item.reactions:
@@ -47,7 +47,7 @@ def rollup(item: Thread | Comment, url: str) -> Json:
 
 
 def issue(thread: Thread, api: str) -> Json:
-    """`issue`; a pull request is one too and has the key `pull_request`."""
+    """`issue`. Pull requests are issues too, with the key `pull_request`."""
     repo_url = f"{api}/repos/{thread.repository.full_name}"
     url = f"{repo_url}/issues/{thread.number}"
     row: Json = {
@@ -111,12 +111,12 @@ def comment(item: Comment, api: str) -> Json:
 
 
 def stargazer(star: Star, api: str) -> Json:
-    """`stargazer`: what the star media type gives."""
+    """`stargazer`, the format of the star media type."""
     return {"starred_at": star.starred_at, "user": user(star.user, api)}
 
 
 def event(item: Event, repository: Repository, api: str) -> Json:
-    """`event`; the payload was frozen when it happened."""
+    """`event`. The payload is as it was when the event happened."""
     actor = item.actor
     return {
         "id": str(item.number),
@@ -141,7 +141,7 @@ def event(item: Event, repository: Repository, api: str) -> Json:
 
 
 def pull_request_minimal(thread: Thread, api: str) -> Json:
-    """`pull-request-minimal`, as the events feed embeds it."""
+    """`pull-request-minimal`, which the events feed embeds."""
     repo = {
         "id": thread.repository.database_id,
         "url": f"{api}/repos/{thread.repository.full_name}",
@@ -251,7 +251,7 @@ REPOSITORY_URLS = {
 
 
 def release(repo: Repository, author: Actor, number: int, api: str) -> Json:
-    """`release` of a version whose number follows from the event's."""
+    """`release`; its version is derived from the event's number."""
     tag = f"v1.{number // 10 % 1000}.0"
     url = f"{api}/repos/{repo.full_name}/releases/{number % 1_000_000}"
     return {

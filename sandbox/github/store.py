@@ -1,4 +1,4 @@
-"""All repositories of the GitHub sandbox, made when first asked for, and what a test may change in them."""
+"""The repositories of the fake GitHub, generated when first requested, and the changes that a test can make."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
+from sandbox.arguments import check_known
 from sandbox.github import archive, events
 from sandbox.github.generate import BUILT_IN, Generator, Size, at
 from sandbox.github.model import Actor, Comment, Event, Reaction, Repository, Star, Thread, serial_of
@@ -19,12 +20,8 @@ CLOCK_START = int(datetime.fromisoformat("2026-07-01T00:00:00Z").timestamp())
 TICK = 60
 
 
-class ChangeError(ValueError):
-    """A change that cannot be made; the message says what would be accepted."""
-
-
 class Store:
-    """Holds the repositories. A changed one is made anew on `reset`, an unchanged one is kept."""
+    """Holds the repositories. `reset` generates again those that were changed, and keeps the others."""
 
     def __init__(self, seed: int = 1, archives: Sequence[Path] = ()) -> None:
         self.seed = seed
@@ -51,22 +48,21 @@ class Store:
         repository = archive.read(path, serial)
         key = repository.full_name.lower()
         if key in self._makers:
-            raise archive.ArchiveError(f"the archive {path} holds {repository.full_name}, which is served already")
+            raise archive.ArchiveError(f"the archive {path} contains {repository.full_name}, which is already served")
         self._makers[key] = serial, lambda: archive.read(path, serial)
         self._loaded[key] = repository
 
     def reset(self) -> None:
-        """Everything as it was at the start."""
         for key in self._changed:
             self._loaded.pop(key, None)
         self._makers = dict(self._original)
-        # The ids of a recorded repository do not tell whose they are, so it has to be loaded to be found by them.
+        # The ids in an archive do not say which repository they belong to, so `node` only finds them if it is loaded.
         self._loaded |= {key: self._makers[key][1]() for key in self._changed & self._recorded}
         self._changed.clear()
         self._clock = self._first_tick
 
     def repository(self, owner: str, name: str) -> Repository | None:
-        """The repository, whatever the case of its name; None if there is none."""
+        """The repository, or None. Names are case-insensitive."""
         key = f"{owner}/{name}".lower()
         if key not in self._loaded and key in self._makers:
             self._loaded[key] = self._makers[key][1]()
@@ -90,32 +86,29 @@ class Store:
         return None
 
     def create(self, name: str, size: Size) -> Repository:
-        """A repository `sandbox/<name>` of that size; one of the same name is replaced until the reset."""
+        """Add the repository `sandbox/<name>`; until the reset it replaces one of the same name."""
         key = self._register(name, size)
         self._changed.add(key)
         self._loaded[key] = self._makers[key][1]()
         return self._loaded[key]
 
     def change(self, kind: str, repository: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Make one change and say what came of it. Raises ChangeError."""
+        """Make one change; returns the identity of the changed row. Raises ValueError for wrong arguments."""
         owner, _, name = repository.partition("/")
         target = self.repository(owner, name)
         if target is None:
-            raise ChangeError(f"there is no repository {repository!r}")
-        method = getattr(_Changes, kind, None) if not kind.startswith("_") else None
-        if method is None:
-            known = ", ".join(sorted(name for name in vars(_Changes) if not name.startswith("_")))
-            raise ChangeError(f"there is no change {kind!r}; known: {known}")
+            raise ValueError(f"unknown repository {repository!r}")
+        check_known("change", kind, sorted(name for name in vars(_Changes) if not name.startswith("_")))
         self._changed.add(target.full_name.lower())
         self._clock += TICK
         try:
-            return dict(method(_Changes(target, at(self._clock)), **arguments))
+            return dict(getattr(_Changes(target, at(self._clock)), kind)(**arguments))
         except (TypeError, LookupError, StopIteration) as error:
-            raise ChangeError(f"the change {kind!r} of {repository} with {arguments} failed: {error!r}") from error
+            raise ValueError(f"the change {kind!r} of {repository} with {arguments} failed: {error!r}") from error
 
 
 class _Changes:
-    """The changes, by the name under which they are asked for; arguments left out are chosen."""
+    """One method per change; its name is the `kind` of the control call. Arguments that are left out are chosen."""
 
     def __init__(self, repository: Repository, now: str) -> None:
         self._repository, self._now = repository, now
@@ -134,7 +127,7 @@ class _Changes:
         for actor in self._repository.nodes.values():
             if isinstance(actor, Actor) and actor.login == login:
                 return actor
-        actor = Actor(login, 1_000_000_000 + crc32(login.encode()) % 1_000_000_000)  # the same everywhere
+        actor = Actor(login, 1_000_000_000 + crc32(login.encode()) % 1_000_000_000)  # the same in every process
         self._repository.nodes[actor.id] = actor
         return actor
 
@@ -177,7 +170,7 @@ class _Changes:
     def new_reaction(
         self, number: int | None = None, content: str = "HEART", login: str = "newcomer"
     ) -> dict[str, Any]:
-        """As on GitHub, a reaction does not move `updatedAt`."""
+        """As on GitHub, a reaction does not change `updatedAt`."""
         thread = self._thread(number)
         reaction = Reaction(self._repository.next_id(), content, self._now, self._user(login), thread)
         self._repository.add(reaction)
@@ -199,13 +192,13 @@ class _Changes:
         login: str = "newcomer",
         behind: int = 1,
     ) -> dict[str, Any]:
-        """An event that happened before the last `behind` ones but shows up only now."""
+        """An event that happened before the last `behind` events but appears only now."""
         feed = self._repository.events
         place = max(len(feed) - behind, 0)
         after = feed[place]
         number = max(feed[place - 1].number if place else 0, after.number - events.STEP) + 1
         if number >= after.number:
-            raise ChangeError(f"no number is left for one more event before {after.number}")
+            raise ValueError(f"no event number is left before {after.number}")
         return self._event(number, event_type, at(_seconds(after.created_at) - 1), login, place)
 
     def _event(self, number: int, kind: str, created_at: str, login: str, place: int) -> dict[str, Any]:
@@ -216,7 +209,7 @@ class _Changes:
         return {"id": str(number), "created_at": created_at}
 
     def delete_author(self, login: str | None = None) -> dict[str, Any]:
-        """Delete an account: what it wrote stays, without an author. `updatedAt` stays too, as on GitHub."""
+        """Delete an account. What it wrote stays, without an author; as on GitHub, `updatedAt` does not change."""
         threads = self._repository.threads.values()
         login = login or next(thread.author.login for thread in threads if thread.author)
         for thread in threads:

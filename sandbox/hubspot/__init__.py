@@ -1,5 +1,5 @@
-"""A stand-in for HubSpot's CRM API."""
+"""A fake of HubSpot's CRM API."""
 
-from sandbox.hubspot.vendor import HubSpot
+from sandbox.hubspot.fake_api import FakeHubSpot
 
-__all__ = ["HubSpot"]
+__all__ = ["FakeHubSpot"]

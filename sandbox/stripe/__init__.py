@@ -1,5 +1,5 @@
-"""Stripe's REST API, as far as the objects that billing is about go."""
+"""A fake of Stripe's REST API: the objects that concern billing, read only."""
 
-from sandbox.stripe.vendor import Stripe
+from sandbox.stripe.fake_api import FakeStripe
 
-__all__ = ["Stripe"]
+__all__ = ["FakeStripe"]

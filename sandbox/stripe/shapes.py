@@ -1,7 +1,7 @@
-"""Stripe's objects with all their keys, as the pinned version of the API shows them.
+"""Stripe's objects with all their keys, as in the pinned version of the API.
 
-Each function takes what the data decides; everything else is as on a plain account in live use. Amounts are integers
-in the currency's minor unit, times are seconds since 1970.
+Each function takes the values that vary; all others are those of an ordinary live account. Amounts are integers in the
+currency's minor unit, times are Unix times.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from copy import deepcopy
 from typing import Any
 
 Object = dict[str, Any]
-EMBEDDED = 10  # a list inside another object shows so many of its items, and says that it has more
+EMBEDDED = 10  # a list in another object has at most so many items; the others are at the list's URL
 
 
 def nulls(names: str) -> Object:
@@ -21,8 +21,8 @@ def listing(data: list[Object], url: str) -> Object:
     return {"object": "list", "data": data, "has_more": False, "url": url}
 
 
-def shown(item: Object) -> Object:
-    """An object as Stripe sends it: embedded lists are cut."""
+def serialize(item: Object) -> Object:
+    """An object as the API returns it: embedded lists are cut."""
     cut = {
         key: value | {"data": value["data"][:EMBEDDED], "has_more": True}
         for key, value in item.items()
@@ -113,7 +113,7 @@ def customer(id: str, created: int, name: str, email: str, country: str, currenc
             "rendering_options": nulls("amount_tax_display template"),
         },
         "livemode": True,
-        "metadata": {"plan source": "web"},  # keys are whatever the account's owner writes
+        "metadata": {"plan source": "web"},  # arbitrary keys
         "name": name,
         "next_invoice_sequence": 1,
         "preferred_locales": ["en"],
@@ -317,14 +317,14 @@ def balance_transaction(
 
 
 def event(id: str, created: int, version: str, kind: str, item: Object, previous: Object | None = None) -> Object:
-    """What happened, with a snapshot of the object, and what was different before where something changed."""
+    """An event with a snapshot of the object and, if the object changed, the previous values."""
     changed = {"previous_attributes": previous} if previous else {}
     return {
         "id": id,
         "object": "event",
         "api_version": version,
         "created": created,
-        "data": {"object": deepcopy(shown(item)), **changed},
+        "data": {"object": deepcopy(serialize(item)), **changed},
         "livemode": True,
         "pending_webhooks": 0,
         "request": nulls("id idempotency_key"),
@@ -333,7 +333,7 @@ def event(id: str, created: int, version: str, kind: str, item: Object, previous
 
 
 def account(id: str, created: int, name: str, country: str, currency: str) -> Object:
-    """A connected account that has not told all about itself yet."""
+    """A connected account with incomplete details."""
     due = ["external_account", "tos_acceptance.date", "tos_acceptance.ip"]
     requirements: Object = {
         **nulls("current_deadline disabled_reason"),

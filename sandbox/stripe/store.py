@@ -1,4 +1,4 @@
-"""The accounts of the Stripe sandbox: made from the seed when first asked for, and what a test may change in them."""
+"""The accounts of the fake Stripe, generated when first requested, and the changes that a test can make."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
+from sandbox.arguments import check_known
 from sandbox.stripe import shapes
 from sandbox.stripe.shapes import Object
 
@@ -33,15 +34,11 @@ RESOURCES = (
 CATALOGUE = {"Starter": 900, "Team": 2_900, "Business": 9_900, "Seats": 1_250, "Support": 4_999}
 
 
-class ChangeError(ValueError):
-    """A change that cannot be made; the message says what would be accepted."""
-
-
 @dataclass(frozen=True)
 class Size:
-    """How much an account has; the first `subscriptions` customers have one each, with an invoice a month.
+    """The size of an account. The first `subscriptions` customers have a subscription with monthly invoices.
 
-    The first invoice has `lines` lines, as if it was for metered use.
+    The first invoice has `lines` lines, as with metered usage.
     """
 
     customers: int = 250
@@ -52,7 +49,7 @@ class Size:
 
 
 class Account:
-    """One account: its objects by resource, in the order in which they were made."""
+    """An account: its objects by resource, in the order of creation."""
 
     def __init__(self, seed: int, key: str, size: Size) -> None:
         self._rng = Random(f"{seed} {key}")  # noqa: S311 - has to be repeatable
@@ -128,7 +125,7 @@ class Account:
             self.cancel(subscription, ends)
 
     def bill(self, subscription: Object, created: int, paid: bool, refunded: bool, lines: int = 0) -> Object:
-        """An invoice over the subscription's items, or over `lines` of them; a charge for it, if it is paid."""
+        """Add an invoice with the subscription's items, or with `lines` lines and, if it is paid, the charge."""
         customer = self.find("customers", subscription["customer"])
         assert customer is not None
         id, items = self._id("in"), subscription["items"]["data"]
@@ -150,9 +147,9 @@ class Account:
         return invoice
 
     def _transaction(self, created: int, kind: str, source: str, amount: int, fee: int) -> None:
-        place, currency, available = self._id("txn"), self._size.currency, created + 7 * DAY
+        id, currency, available = self._id("txn"), self._size.currency, created + 7 * DAY
         row = shapes.balance_transaction(
-            place, created, kind, source, currency, amount, fee, available - available % DAY, self.now
+            id, created, kind, source, currency, amount, fee, available - available % DAY, self.now
         )
         self._add("balance_transactions", row)
 
@@ -161,15 +158,15 @@ class Account:
         subscription["cancellation_details"] = shapes.nulls("comment feedback") | {"reason": "cancellation_requested"}
         self._event(at, "customer.subscription.deleted", subscription)
 
-    # The changes, by the name under which they are asked for; arguments left out are chosen.
+    # The changes: a method's name is the `kind` of the control call. Arguments that are left out are chosen.
 
     def new_customer(self, name: str = "Newcomer", email: str = "newcomer@example.com") -> Object:
         return self._customer(self.now, name, email)
 
     def update_customer(self, id: str | None = None, **fields: Any) -> Object:
         customer = self._chosen("customers", id)
-        if unknown := set(fields) - set(customer):
-            raise ChangeError(f"a customer has no {', '.join(sorted(unknown))}")
+        for name in fields:
+            check_known("field", name, customer)
         fields = fields or {"description": f"Changed at {self.now}"}
         previous = {name: deepcopy(customer[name]) for name in fields}
         customer |= fields
@@ -177,7 +174,7 @@ class Account:
         return customer
 
     def new_invoice(self, subscription: str | None = None, lines: int = 0) -> Object:
-        """An invoice of an hour ago that has just been paid."""
+        """An invoice from an hour ago that has just been paid."""
         self.now += 3_600
         return self.bill(self._chosen("subscriptions", subscription), self.now - 3_600, True, False, lines)
 
@@ -187,7 +184,7 @@ class Account:
         return subscription
 
     def settle(self) -> Object:
-        """The money of all pending balance transactions becomes available: no event tells."""
+        """Make all pending balance transactions available. This creates no event."""
         pending = [row for row in self.rows["balance_transactions"] if row["status"] == "pending"]
         for row in pending:
             row["status"] = "available"
@@ -196,7 +193,7 @@ class Account:
     def _chosen(self, resource: str, id: str | None) -> Object:
         found = self.find(resource, id) if id else next(iter(self.rows[resource]), None)
         if found is None:
-            raise ChangeError(f"there is no {id or 'object'} among the {resource}")
+            raise ValueError(f"{resource} has no {id}" if id else f"{resource} is empty")
         return found
 
 
@@ -204,7 +201,7 @@ CHANGES = ("new_customer", "update_customer", "new_invoice", "cancel_subscriptio
 
 
 class Store:
-    """The accounts by their keys. A changed one is made anew on `reset`, an unchanged one is kept."""
+    """The accounts by key. `reset` generates again those that were changed, and keeps the others."""
 
     def __init__(self, token: str, seed: int) -> None:
         self._seed = seed
@@ -215,34 +212,32 @@ class Store:
         self._changed: set[str] = set()
 
     def reset(self) -> None:
-        """Everything as it was at the start."""
         for key in self._changed:
             self._made.pop(key, None)
         self._sizes = dict(self._built_in)
         self._changed.clear()
 
     def account(self, key: str) -> Account | None:
-        """The account that the key opens."""
+        """The account with this key."""
         if key not in self._made and key in self._sizes:
             self._made[key] = Account(self._seed, key, self._sizes[key])
         return self._made.get(key)
 
     def create(self, key: str, size: Size) -> Account:
-        """An account of that size; one of the same key is replaced until the reset."""
+        """Add an account; until the reset it replaces one with the same key."""
         self._made[key] = Account(self._seed, key, size)
         self._changed.add(key)
         return self._made[key]
 
     def change(self, kind: str, key: str, arguments: dict[str, Any]) -> Object:
-        """Make one change, a minute after the last one, and show what came of it. Raises ChangeError."""
+        """Make one change, a minute after the last one; returns what was changed. Raises ValueError."""
         account = self.account(key)
         if account is None:
-            raise ChangeError(f"there is no account with the key {key!r}")
-        if kind not in CHANGES:
-            raise ChangeError(f"there is no change {kind!r}; known: {', '.join(CHANGES)}")
+            raise ValueError(f"unknown key {key!r}")
+        check_known("change", kind, CHANGES)
         self._changed.add(key)
         account.now += TICK
         try:
-            return shapes.shown(getattr(account, kind)(**arguments))
+            return shapes.serialize(getattr(account, kind)(**arguments))
         except TypeError as error:
-            raise ChangeError(f"the change {kind!r} with {arguments} failed: {error}") from error
+            raise ValueError(f"the change {kind!r} with {arguments} failed: {error}") from error

@@ -1,5 +1,5 @@
-"""A stand-in for Thinkific's public API, version 1."""
+"""A fake of Thinkific's public API, version 1."""
 
-from sandbox.thinkific.vendor import Thinkific
+from sandbox.thinkific.fake_api import FakeThinkific
 
-__all__ = ["Thinkific"]
+__all__ = ["FakeThinkific"]

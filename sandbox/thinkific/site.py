@@ -1,9 +1,9 @@
-"""An invented school: courses, users, enrollments and reviews that fit together, and changes to them."""
+"""A fictional school: consistent courses, users, enrollments and reviews, and changes to them."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 TABLES = ("courses", "users", "enrollments", "course_reviews")
 OPENED = datetime(2024, 1, 8, tzinfo=UTC)
-TODAY = datetime(2026, 1, 1, tzinfo=UTC)  # nothing invented is later; changes carry the time at which they are made
+TODAY = datetime(2026, 1, 1, tzinfo=UTC)  # later than all generated data; changes have the time at which they are made
 
 FIRST = ("Ana", "Björn", "Chloé", "Dmitri", "Eun-ji", "Fatima", "Grace", "Hiroshi", "Ines", "Jomo", "小明", "Łukasz")
 LAST = ("Adeyemi", "Brandt", "Costa", "Dubois", "Eriksen", "Fischer", "García", "Hughes", "Ivanova", "O'Neill", "山田")
@@ -22,7 +22,7 @@ OPINIONS = (("Great", "It was great!"), ("Très bien 👍", "Clear and short."),
 
 @dataclass(frozen=True)
 class Size:
-    """How many rows of each kind."""
+    """The number of rows in each table."""
 
     courses: int = 12
     users: int = 600
@@ -30,17 +30,14 @@ class Size:
     course_reviews: int = 150
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
-                raise ValueError(f"{name} has to be a whole number from 0 to 1,000,000, not {value!r}")
         if self.enrollments > self.courses * self.users:
-            raise ValueError(f"{self.users} users can enroll in {self.courses} courses only once each")
+            raise ValueError(f"{self.users} users can enroll only once in each of {self.courses} courses")
         if self.course_reviews > self.enrollments:
-            raise ValueError("who reviews a course is enrolled in it: course_reviews cannot be more than enrollments")
+            raise ValueError("each review needs an enrollment: course_reviews cannot be more than enrollments")
 
 
 class Site:
-    """The rows by table and id, as the API shows them but for what `shown` adds."""
+    """The rows by table and id, as the API returns them except for what `serialize` adds."""
 
     def __init__(self, seed: int, size: Size) -> None:
         self.random = random.Random(seed)  # noqa: S311
@@ -52,7 +49,7 @@ class Site:
             self.add_course()
         users, courses = list(self.tables["users"].values()), list(self.tables["courses"])
         for number in range(size.enrollments):
-            # Each round takes every user once, each time with another course: no pair comes twice.
+            # Each round takes every user once, with a different course each time, so that no pair occurs twice.
             turn, index = divmod(number, len(users))
             user, course = users[index], courses[(turn + index) % len(courses)]
             created = self._moment(datetime.fromisoformat(user["created_at"]), TODAY - timedelta(days=30))
@@ -61,8 +58,8 @@ class Site:
         for enrollment in list(self.tables["enrollments"].values())[: size.course_reviews]:
             self.add_review(enrollment, self._moment(datetime.fromisoformat(enrollment["created_at"]), TODAY))
 
-    def shown(self, table: str, row: Row) -> Row:
-        """The row as the API has it: an enrollment carries its user's and its course's present names."""
+    def serialize(self, table: str, row: Row) -> Row:
+        """The row as the API returns it: an enrollment has the current names of its user and its course."""
         if table != "enrollments":
             return row
         user, course = self.tables["users"][row["user_id"]], self.tables["courses"][row["course_id"]]
@@ -162,7 +159,7 @@ class Site:
         )
 
     def progress(self, enrollment: Row, percentage: float, moment: datetime) -> None:
-        """The user gets so far, at that moment."""
+        """Set how much of the course the user has completed."""
         enrollment |= {
             "percentage_completed": percentage,
             "completed": percentage == 1,
@@ -172,7 +169,7 @@ class Site:
         }
 
     def delete(self, table: str, row_id: int) -> None:
-        """The row goes, and with a user or a course its enrollments and reviews."""
+        """Delete a row; with a user or a course also its enrollments and reviews."""
         del self.tables[table][row_id]
         if table in ("users", "courses"):
             reference = f"{table.removesuffix('s')}_id"
@@ -203,5 +200,5 @@ class Site:
 
 
 def text(moment: datetime) -> str:
-    """A moment as the API writes it; texts sort as the moments do."""
+    """A time in the API's format, which sorts chronologically."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03}Z"

@@ -1,4 +1,4 @@
-"""The demo files: the same bytes each time, made once, and full of what breaks loaders."""
+"""The demo files are reproducible, created once, and contain what breaks loaders."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet
 
 from sandbox.files import files, make
-from tests.conftest import ROOT
+from tests.support.paths import ROOT
 
 
 def content(name: str) -> bytes:
@@ -24,7 +24,7 @@ def test_the_same_day_gives_the_same_bytes() -> None:
     assert content("deliveries/2026-01-01.csv") not in dict(files(day)).values()
 
 
-def test_files_are_made_once_and_later_days_beside_them(tmp_path: Path) -> None:
+def test_existing_files_are_kept_and_later_days_are_added(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sandbox.files", str(tmp_path)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(made) == 9
@@ -39,7 +39,7 @@ def test_files_are_made_once_and_later_days_beside_them(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in dates} == dates
 
 
-def test_they_hold_what_breaks_loaders(tmp_path: Path) -> None:
+def test_the_files_contain_what_breaks_loaders(tmp_path: Path) -> None:
     text = content("deliveries/2026-01-01.csv").decode()
     assert text.startswith("\ufeff")
     deliveries = list(csv.DictReader(text[1:].splitlines(keepends=True)))

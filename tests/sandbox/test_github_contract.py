@@ -1,12 +1,10 @@
-"""The GitHub sandbox says nothing that GitHub's published descriptions do not say."""
+"""The fake GitHub returns nothing that GitHub's published descriptions do not contain."""
 
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from graphql import (
@@ -21,17 +19,8 @@ from graphql import (
 from jsonschema import Draft202012Validator
 
 from sandbox.github.schema import SCHEMA
-
-if TYPE_CHECKING:
-    from tests.conftest import Sandbox
-
-
-def contract(name: str) -> str:
-    """The text of one of GitHub's descriptions, or a skipped test."""
-    folder = os.environ.get("CONTRACTS_DIR")
-    if not folder:
-        pytest.skip("CONTRACTS_DIR does not say where GitHub's published descriptions are")
-    return (Path(folder) / "github" / name).read_text(encoding="utf-8")
+from tests.support.paths import published
+from tests.support.sandbox import Sandbox
 
 
 def differences(ours: GraphQLSchema, theirs: GraphQLSchema) -> list[str]:
@@ -76,12 +65,12 @@ def differences(ours: GraphQLSchema, theirs: GraphQLSchema) -> list[str]:
     return found
 
 
-def test_schema_is_a_part_of_githubs_schema() -> None:
-    theirs = build_schema(contract("schema.graphql"), assume_valid_sdl=True)
+def test_the_schema_is_a_subset_of_the_published_schema() -> None:
+    theirs = build_schema(published("github/schema.graphql"), assume_valid_sdl=True)
     assert differences(build_schema(SCHEMA.read_text(encoding="utf-8")), theirs) == []
 
 
-def test_the_comparison_finds_what_github_does_not_have() -> None:
+def test_the_comparison_reports_what_the_published_schema_lacks() -> None:
     ours = "type Query { a: Int!, b(x: Int): E, c: String } enum E { ONE, TWO }"
     theirs = "type Query { a: Int, b(x: Int!): E } enum E { ONE }"
     assert differences(build_schema(ours), build_schema(theirs)) == [
@@ -106,7 +95,7 @@ def components() -> dict[str, Any]:
             return {"anyOf": [converted, {"type": "null"}]}
         return converted
 
-    return {"components": {"schemas": plain(json.loads(contract("openapi.json"))["components"]["schemas"])}}
+    return {"components": {"schemas": plain(json.loads(published("github/openapi.json"))["components"]["schemas"])}}
 
 
 def violations(rows: Any, schema: str, many: bool = True) -> list[str]:
@@ -127,8 +116,8 @@ def violations(rows: Any, schema: str, many: bool = True) -> list[str]:
         ("/repos/sandbox/handbook/events?per_page=100", "event"),
     ],
 )
-def test_lists_have_githubs_shape(sandbox: Sandbox, path: str, schema: str) -> None:
-    rows = sandbox.get(path).json()
+def test_lists_match_the_published_description(sandbox: Sandbox, path: str, schema: str) -> None:
+    rows = sandbox.github.get(path).json()
     if schema == "event":  # `payload` is a choice of which one member accepts anything; the next test looks into it
         rows = [row | {"payload": {}} for row in rows]
         assert [v for v in violations(rows, schema) if not v.startswith("{}")] == []
@@ -136,15 +125,17 @@ def test_lists_have_githubs_shape(sandbox: Sandbox, path: str, schema: str) -> N
         assert violations(rows, schema) == []
 
 
-def test_single_objects_have_githubs_shape(sandbox: Sandbox) -> None:
-    stars = sandbox.get("/repos/sandbox/handbook/stargazers", headers={"Accept": "application/vnd.github.star+json"})
+def test_single_objects_match_the_published_description(sandbox: Sandbox) -> None:
+    stars = sandbox.github.get(
+        "/repos/sandbox/handbook/stargazers", headers={"Accept": "application/vnd.github.star+json"}
+    )
     assert violations(stars.json(), "stargazer") == []
-    assert violations(sandbox.get("/repos/sandbox/handbook").json(), "full-repository", many=False) == []
-    assert violations(sandbox.get("/rate_limit").json(), "rate-limit-overview", many=False) == []
-    assert violations(sandbox.get("/repos/sandbox/nothing").json(), "basic-error", many=False) == []
+    assert violations(sandbox.github.get("/repos/sandbox/handbook").json(), "full-repository", many=False) == []
+    assert violations(sandbox.github.get("/rate_limit").json(), "rate-limit-overview", many=False) == []
+    assert violations(sandbox.github.get("/repos/sandbox/nothing").json(), "basic-error", many=False) == []
 
 
-def test_every_event_has_the_payload_of_its_type(sandbox: Sandbox) -> None:
+def test_every_events_payload_matches_its_type(sandbox: Sandbox) -> None:
     schemas = {
         "PushEvent": "push-event",
         "IssueCommentEvent": "issue-comment-event",
@@ -158,7 +149,7 @@ def test_every_event_has_the_payload_of_its_type(sandbox: Sandbox) -> None:
     }
     events = []
     for page in (1, 2, 3):
-        events += sandbox.get(f"/repos/sandbox/website/events?per_page=100&page={page}").json()
+        events += sandbox.github.get(f"/repos/sandbox/website/events?per_page=100&page={page}").json()
     assert {event["type"] for event in events} == set(schemas)
     for event in events:
         assert violations(event["payload"], schemas[event["type"]], many=False) == [], event["type"]

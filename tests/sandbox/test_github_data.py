@@ -1,18 +1,16 @@
-"""The data: always the same, with everything in it that breaks loaders, and changed only when told."""
+"""GitHub's data is reproducible, contains what breaks loaders, and changes only on request."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.conftest import Sandbox
+from tests.support.sandbox import Sandbox, StartSandbox
 
 EVERYTHING = """
 query Everything($name: String!, $after: String) {
@@ -43,7 +41,7 @@ def issues(sandbox: Sandbox, name: str = "handbook") -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     after, more = None, True
     while more:
-        answer = sandbox.graphql(EVERYTHING, {"name": name, "after": after}).json()
+        answer = sandbox.github.graphql(EVERYTHING, {"name": name, "after": after}).json()
         assert "errors" not in answer
         page = answer["data"]["repository"]["issues"]
         rows += page["nodes"]
@@ -54,23 +52,23 @@ def issues(sandbox: Sandbox, name: str = "handbook") -> list[dict[str, Any]]:
 def thread(sandbox: Sandbox, number: int, selection: str, kind: str = "issue") -> dict[str, Any]:
     """One issue or pull request of the handbook."""
     query = f'{{repository(owner: "sandbox", name: "handbook") {{{kind}(number: {number}) {{{selection}}}}}}}'
-    return dict(sandbox.graphql(query).json()["data"]["repository"][kind])
+    return dict(sandbox.github.graphql(query).json()["data"]["repository"][kind])
 
 
-def test_every_process_gives_the_same_bytes(start_sandbox: Callable[..., Sandbox]) -> None:
+def test_the_same_seed_gives_the_same_bytes_in_every_process(start_sandbox: StartSandbox) -> None:
     first, second = start_sandbox(PYTHONHASHSEED="1"), start_sandbox(PYTHONHASHSEED="2")
     other = start_sandbox("--seed", "2")
 
     def answers(server: Sandbox) -> list[bytes]:
-        pages = [server.graphql(EVERYTHING, {"name": name}).content for name in ("handbook", "engine")]
+        pages = [server.github.graphql(EVERYTHING, {"name": name}).content for name in ("handbook", "engine")]
         host = {"Host": "sandbox"}
-        return [*pages, server.get("/repos/sandbox/website/events?per_page=100", headers=host).content]
+        return [*pages, server.github.get("/repos/sandbox/website/events?per_page=100", headers=host).content]
 
     assert answers(first) == answers(second)
     assert answers(first) != answers(other)
 
 
-def test_the_handbook_has_what_breaks_loaders(sandbox: Sandbox) -> None:
+def test_the_handbook_contains_what_breaks_loaders(sandbox: Sandbox) -> None:
     rows = issues(sandbox)
     comments = [comment for row in rows for comment in row["comments"]["nodes"]]
     assert len(rows) == 130
@@ -88,7 +86,7 @@ def test_the_handbook_has_what_breaks_loaders(sandbox: Sandbox) -> None:
     assert any("👨\u200d👩\u200d👧\u200d👦" in body for body in bodies)
 
 
-def test_the_parts_agree_with_each_other(sandbox: Sandbox) -> None:
+def test_reactions_states_and_times_are_consistent(sandbox: Sandbox) -> None:
     for row in issues(sandbox):
         for item in (row, *row["comments"]["nodes"]):
             reactions, groups = item["reactions"], item["reactionGroups"]
@@ -108,17 +106,17 @@ def test_the_parts_agree_with_each_other(sandbox: Sandbox) -> None:
         assert all(row["createdAt"] <= comment["createdAt"] <= row["updatedAt"] for comment in row["comments"]["nodes"])
 
 
-def test_the_empty_repository_is_empty(sandbox: Sandbox) -> None:
+def test_the_empty_repository_has_no_rows(sandbox: Sandbox) -> None:
     query = """{repository(owner: "sandbox", name: "empty") {issues(first: 1) {totalCount nodes {id}}
         pullRequests(first: 1) {totalCount nodes {id}} stargazers(first: 1) {totalCount edges {cursor}}}}"""
-    found = sandbox.graphql(query).json()["data"]["repository"]
+    found = sandbox.github.graphql(query).json()["data"]["repository"]
     assert found["issues"] == found["pullRequests"] == {"totalCount": 0, "nodes": []}
     assert found["stargazers"] == {"totalCount": 0, "edges": []}
-    assert sandbox.get("/repos/sandbox/empty/events").json() == []
+    assert sandbox.github.get("/repos/sandbox/empty/events").json() == []
 
 
-def test_a_repository_of_any_size_can_be_made(sandbox: Sandbox) -> None:
-    sandbox.create_repository(
+def test_a_repository_of_any_size_can_be_created(sandbox: Sandbox) -> None:
+    sandbox.github.create_repository(
         "sized",
         issues=7,
         pull_requests=3,
@@ -133,28 +131,28 @@ def test_a_repository_of_any_size_can_be_made(sandbox: Sandbox) -> None:
     assert [row["comments"]["totalCount"] for row in rows] == [4] * 7
     assert [row["reactions"]["totalCount"] for row in rows] == [3] * 7
     assert {c["reactions"]["totalCount"] for row in rows for c in row["comments"]["nodes"]} == {5}
-    assert sandbox.get("/repos/sandbox/sized").json()["stargazers_count"] == 101
-    assert len(sandbox.get("/repos/sandbox/sized/events").json()) == 20
+    assert sandbox.github.get("/repos/sandbox/sized").json()["stargazers_count"] == 101
+    assert len(sandbox.github.get("/repos/sandbox/sized/events").json()) == 20
     sandbox.reset()
-    assert sandbox.get("/repos/sandbox/sized").status_code == 404
+    assert sandbox.github.get("/repos/sandbox/sized").status_code == 404
 
 
-def test_nodes_are_found_by_their_ids(sandbox: Sandbox) -> None:
+def test_node_finds_every_kind_of_row_by_id(sandbox: Sandbox) -> None:
     (row, *_) = [row for row in issues(sandbox) if row["comments"]["nodes"]]
     ids = [row["id"], row["comments"]["nodes"][0]["id"]]
     query = "query Nodes($ids: [ID!]!) {nodes(ids: $ids) {__typename id}}"
     sandbox.reset()
-    nodes = sandbox.graphql(query, {"ids": ids}).json()["data"]["nodes"]
+    nodes = sandbox.github.graphql(query, {"ids": ids}).json()["data"]["nodes"]
     assert [(node["__typename"], node["id"]) for node in nodes] == [("Issue", ids[0]), ("IssueComment", ids[1])]
     aliases = " ".join(f'a{place}: node(id: "{found}") {{id}}' for place, found in enumerate(ids))
-    assert sandbox.graphql(f"{{{aliases}}}").json()["data"] == {"a0": {"id": ids[0]}, "a1": {"id": ids[1]}}
+    assert sandbox.github.graphql(f"{{{aliases}}}").json()["data"] == {"a0": {"id": ids[0]}, "a1": {"id": ids[1]}}
 
 
-def test_changes_are_seen_and_undone_by_a_reset(sandbox: Sandbox) -> None:
+def test_changes_are_visible_until_a_reset(sandbox: Sandbox) -> None:
     before = issues(sandbox)
-    new = sandbox.change("new_issue", title="Fresh")
-    commented = sandbox.change("new_comment", number=before[0]["number"], body="Me too")
-    closed = sandbox.change("close", merge=True)
+    new = sandbox.github.change("new_issue", title="Fresh")
+    commented = sandbox.github.change("new_comment", number=before[0]["number"], body="Me too")
+    closed = sandbox.github.change("close", merge=True)
     after = issues(sandbox)
     assert len(after) == len(before) + 1
     assert after[-1]["title"] == "Fresh"
@@ -166,43 +164,43 @@ def test_changes_are_seen_and_undone_by_a_reset(sandbox: Sandbox) -> None:
     assert new["updated_at"] < commented["updated_at"] < closed["updated_at"]
     sandbox.reset()
     assert issues(sandbox) == before
-    assert sandbox.change("new_issue", title="Fresh") == new
+    assert sandbox.github.change("new_issue", title="Fresh") == new
 
 
-def test_a_deleted_author_leaves_the_rows(sandbox: Sandbox) -> None:
-    sandbox.change("new_issue", login="leaver")
-    number = sandbox.change("new_issue", login="leaver")["number"]
-    sandbox.change("delete_author", login="leaver")
+def test_rows_of_a_deleted_author_stay_without_an_author(sandbox: Sandbox) -> None:
+    sandbox.github.change("new_issue", login="leaver")
+    number = sandbox.github.change("new_issue", login="leaver")["number"]
+    sandbox.github.change("delete_author", login="leaver")
     assert thread(sandbox, number, "author {login} title") == {"author": None, "title": "A new issue"}
 
 
-def test_a_late_event_shows_up_behind_newer_ones(sandbox: Sandbox) -> None:
+def test_a_late_event_appears_behind_newer_ones(sandbox: Sandbox) -> None:
     path = "/repos/sandbox/handbook/events"
-    before = sandbox.get(path).json()
-    late = [sandbox.change("late_event", behind=2)["id"] for _ in range(3)]
-    after = sandbox.get(path).json()
+    before = sandbox.github.get(path).json()
+    late = [sandbox.github.change("late_event", behind=2)["id"] for _ in range(3)]
+    after = sandbox.github.get(path).json()
     assert [event["id"] for event in after[:2]] == [event["id"] for event in before[:2]]
     assert {event["id"] for event in after[2:5]} == set(late)
     assert after[2]["created_at"] < after[1]["created_at"]
     assert after[5] == before[2]
 
 
-def test_an_event_keeps_the_payload_it_happened_with(sandbox: Sandbox) -> None:
-    number = sandbox.change("new_issue", title="As it was")["number"]
+def test_an_events_payload_does_not_change_with_its_issue(sandbox: Sandbox) -> None:
+    number = sandbox.github.change("new_issue", title="As it was")["number"]
     for _ in range(40):
-        sandbox.change("new_event", event_type="IssuesEvent")
+        sandbox.github.change("new_event", event_type="IssuesEvent")
     path = "/repos/sandbox/handbook/events?per_page=100"
-    before = sandbox.get(path).content
+    before = sandbox.github.get(path).content
     for issue in range(1, number):
-        sandbox.change("edit", number=issue, title="As it is now")
-    assert sandbox.get(path).content == before
+        sandbox.github.change("edit", number=issue, title="As it is now")
+    assert sandbox.github.get(path).content == before
 
 
 def test_a_new_star_is_the_newest(sandbox: Sandbox) -> None:
-    star = sandbox.change("new_stargazer", login="fan")
+    star = sandbox.github.change("new_stargazer", login="fan")
     query = """{repository(owner: "sandbox", name: "handbook") {stargazerCount
         stargazers(first: 1, orderBy: {field: STARRED_AT, direction: DESC}) {edges {starredAt node {login}}}}}"""
-    found = sandbox.graphql(query).json()["data"]["repository"]
+    found = sandbox.github.graphql(query).json()["data"]["repository"]
     assert found["stargazerCount"] == 91
     assert found["stargazers"]["edges"] == [{"starredAt": star["starred_at"], "node": {"login": "fan"}}]
 
@@ -236,13 +234,13 @@ ARCHIVE = {
 }
 
 
-def test_an_archive_is_served_as_it_was_recorded(start_sandbox: Callable[..., Sandbox], tmp_path: Path) -> None:
+def test_an_archive_is_served_as_it_was_recorded(start_sandbox: StartSandbox, tmp_path: Path) -> None:
     path = tmp_path / "archive.json"
     path.write_text(json.dumps(ARCHIVE), encoding="utf-8")
     server = start_sandbox(SANDBOX_GITHUB_ARCHIVES=str(path))
     query = """{node(id: "MDU6SXNzdWUy") {... on Issue {number url title author {login url} repository {nameWithOwner}
         comments(first: 9) {nodes {id body author {login}}} reactions(first: 9) {totalCount}}}}"""
-    node = server.graphql(query).json()["data"]["node"]
+    node = server.github.graphql(query).json()["data"]["node"]
     (comment,) = node.pop("comments")["nodes"]
     assert node == {
         "number": 2,
@@ -254,7 +252,7 @@ def test_an_archive_is_served_as_it_was_recorded(start_sandbox: Callable[..., Sa
     }
     assert (comment["body"], comment["author"]["login"]) == ("Thanks", "bob")
     assert comment["id"].startswith("IC_")
-    assert server.get("/repos/group/draft/events").json() == []
+    assert server.github.get("/repos/group/draft/events").json() == []
 
 
 @pytest.mark.parametrize(
@@ -268,7 +266,9 @@ def test_an_archive_is_served_as_it_was_recorded(start_sandbox: Callable[..., Sa
         (json.dumps(ARCHIVE).replace('"title"', '"name"'), "is malformed: it lacks 'title'"),
     ],
 )
-def test_a_bad_archive_stops_the_start_with_a_sentence(tmp_path: Path, content: str | None, reason: str) -> None:
+def test_an_unreadable_archive_stops_the_start_with_an_error_message(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
     path = tmp_path / "archive.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")

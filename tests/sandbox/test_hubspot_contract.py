@@ -1,18 +1,16 @@
-"""The HubSpot sandbox answers as HubSpot's published descriptions say."""
+"""The fake HubSpot's responses match HubSpot's published descriptions."""
 
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-if TYPE_CHECKING:
-    from tests.conftest import Sandbox
+from tests.support.paths import published
+from tests.support.sandbox import Sandbox
 
 OBJECTS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
 
@@ -20,10 +18,7 @@ OBJECTS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
 @cache
 def description(name: str) -> dict[str, Any]:
     """One of HubSpot's descriptions, its schemas closed: what they do not name is an error."""
-    folder = os.environ.get("CONTRACTS_DIR")
-    if not folder:
-        pytest.skip("CONTRACTS_DIR does not say where HubSpot's published descriptions are")
-    found: dict[str, Any] = json.loads((Path(folder) / "hubspot" / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(published(f"hubspot/{name}.json"))
     for schema in found["components"]["schemas"].values():
         schema.setdefault("additionalProperties", False)
         for name_, part in schema.get("properties", {}).items():
@@ -49,24 +44,24 @@ def contract_of(kind: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_objects_have_hubspots_shape(sandbox: Sandbox, kind: str) -> None:
-    name, path = contract_of(kind)
-    address = f"{sandbox.hubspot_url}/crm/v3/objects/{kind}"
+def test_objects_match_the_published_description(sandbox: Sandbox, kind: str) -> None:
+    name, template = contract_of(kind)
+    path = f"/crm/v3/objects/{kind}"
     associations = "" if kind == "products" else "&associations=companies,contacts,deals".replace(kind, "tickets")
     for query in (f"limit=20{associations}", "limit=20&propertiesWithHistory=hubspot_owner_id", "archived=true"):
-        listed = sandbox.http.get(f"{address}?{query}", headers=sandbox.headers, timeout=60).json()
+        listed = sandbox.hubspot.get(f"{path}?{query}").json()
         assert listed["results"]
-        assert violations(name, path, "get", "200", listed) == []
-    found = sandbox.http.post(f"{address}/search", json={"limit": 5}, headers=sandbox.headers, timeout=60).json()
+        assert violations(name, template, "get", "200", listed) == []
+    found = sandbox.hubspot.post(f"{path}/search", json={"limit": 5}).json()
     assert len(found["results"]) == 5
-    assert violations(name, f"{path}/search", "post", "200", found) == []
+    assert violations(name, f"{template}/search", "post", "200", found) == []
     body = {"inputs": [{"id": row["id"]} for row in found["results"]], "properties": [], "propertiesWithHistory": []}
-    read = sandbox.http.post(f"{address}/batch/read", json=body, headers=sandbox.headers, timeout=60)
-    assert (read.status_code, violations(name, f"{path}/batch/read", "post", "200", read.json())) == (200, [])
+    read = sandbox.hubspot.post(f"{path}/batch/read", json=body)
+    assert (read.status_code, violations(name, f"{template}/batch/read", "post", "200", read.json())) == (200, [])
     body["inputs"] = [{"id": "1"}]
-    read = sandbox.http.post(f"{address}/batch/read", json=body, headers=sandbox.headers, timeout=60)
+    read = sandbox.hubspot.post(f"{path}/batch/read", json=body)
     assert read.status_code == 207
-    assert violations(name, f"{path}/batch/read", "post", "207", read.json()) == []
+    assert violations(name, f"{template}/batch/read", "post", "207", read.json()) == []
 
 
 @pytest.mark.parametrize(
@@ -77,12 +72,15 @@ def test_objects_have_hubspots_shape(sandbox: Sandbox, kind: str) -> None:
         ("pipelines", "/crm/v3/pipelines/deals", "/crm/v3/pipelines/{objectType}"),
         ("pipelines", "/crm/v3/pipelines/tickets", "/crm/v3/pipelines/{objectType}"),
         *(("properties", f"/crm/v3/properties/{kind}", "/crm/v3/properties/{objectType}") for kind in OBJECTS),
+        ("properties", "/crm/v3/properties/deals/amount", "/crm/v3/properties/{objectType}/{propertyName}"),
+        ("deals", "/crm/v3/objects/deals/3000001?associations=contacts", "/crm/v3/objects/0-3/{dealId}"),
     ],
 )
-def test_what_surrounds_the_objects_has_hubspots_shape(sandbox: Sandbox, name: str, path: str, template: str) -> None:
-    answer = sandbox.http.get(f"{sandbox.hubspot_url}{path}", headers=sandbox.headers, timeout=60).json()
-    assert answer["results"]
-    assert violations(name, template, "get", "200", answer) == []
+def test_other_resources_match_the_published_description(sandbox: Sandbox, name: str, path: str, template: str) -> None:
+    response = sandbox.hubspot.get(path)
+    assert response.ok
+    assert response.json().get("results", True)
+    assert violations(name, template, "get", "200", response.json()) == []
 
 
 @pytest.mark.parametrize(
@@ -92,10 +90,15 @@ def test_what_surrounds_the_objects_has_hubspots_shape(sandbox: Sandbox, name: s
         ("/crm/v3/objects/unicorns", {}, 400),
         ("/crm/v3/objects/deals?limit=101", {}, 400),
         ("/crm/v3/nothing", {}, 404),
+        ("/crm/v3/objects/deals/1", {}, 404),
+        ("/crm/v3/objects/deals/1/associations/contacts", {}, 404),
+        ("/crm/v3/properties/deals/nothing", {}, 404),
     ],
 )
-def test_errors_have_hubspots_shape(sandbox: Sandbox, path: str, headers: dict[str, str], status: int) -> None:
-    answer = sandbox.http.get(f"{sandbox.hubspot_url}{path}", headers=sandbox.headers | headers, timeout=60)
+def test_errors_match_the_published_description(
+    sandbox: Sandbox, path: str, headers: dict[str, str], status: int
+) -> None:
+    answer = sandbox.hubspot.get(path, headers=headers)
     assert answer.status_code == status
     body = answer.json()
     assert body.pop("status") == "error"  # which the description leaves out
@@ -103,7 +106,7 @@ def test_errors_have_hubspots_shape(sandbox: Sandbox, path: str, headers: dict[s
     assert list(Draft202012Validator(schema).iter_errors(body)) == []
 
 
-def test_the_comparison_finds_what_hubspot_does_not_have() -> None:
+def test_the_comparison_reports_what_the_published_description_lacks() -> None:
     owner = {"id": "1", "type": "ROBOT", "archived": False, "createdAt": "x", "updatedAt": "x", "shoe_size": 43}
     found = violations("owners", "/crm/v3/owners", "get", "200", {"results": [owner, {}]})
     assert [part for part in ("ROBOT", "shoe_size", "'id' is a required") if part not in str(found)] == []

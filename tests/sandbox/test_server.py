@@ -1,4 +1,4 @@
-"""The process: it starts quickly, says where it listens, and ends when told."""
+"""The process prints its address when it listens, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import requests
 
-if TYPE_CHECKING:
-    from tests.conftest import Sandbox
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+from tests.support.sandbox import Sandbox
 
 
-def test_health_names_the_vendors(sandbox: Sandbox) -> None:
+def test_health_names_the_fake_apis(sandbox: Sandbox) -> None:
     health = sandbox.http.get(f"{sandbox.url}/health", timeout=60).json()
-    assert health == {"status": "ok", "vendors": ["github", "hubspot", "stripe", "thinkific"]}
+    assert health == {"status": "ok", "apis": ["github", "hubspot", "stripe", "thinkific"]}
 
 
-def test_sigterm_ends_it_at_once_even_under_a_request() -> None:
+def test_sigterm_stops_the_server_at_once_even_during_a_request() -> None:
     command = [sys.executable, "-m", "sandbox", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The Stripe sandbox answers as Stripe does: keys, versions, pages, filters, limits and errors."""
+"""Stripe's keys, API version, paging, filters, limits and errors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from requests import Response
 
 from sandbox.stripe.store import VERSION
-from tests.conftest import Sandbox
+from tests.support.sandbox import Sandbox
 
 HEADERS = {"Authorization": "Bearer sandbox-token", "Stripe-Version": VERSION}
 
 
 def get(sandbox: Sandbox, path: str, headers: dict[str, str] | None = None, **options: Any) -> Response:
     return sandbox.http.get(
-        f"{sandbox.url}/stripe/v1/{path}", headers=HEADERS if headers is None else headers, timeout=60, **options
+        f"{sandbox.stripe.url}/v1/{path}", headers=HEADERS if headers is None else headers, timeout=60, **options
     )
 
 
@@ -24,7 +24,7 @@ def ids(response: Response) -> list[str]:
     return [row["id"] for row in response.json()["data"]]
 
 
-def test_a_key_is_a_user_name_or_a_bearer_token(sandbox: Sandbox) -> None:
+def test_a_key_is_accepted_as_user_name_and_as_bearer_token(sandbox: Sandbox) -> None:
     version = {"Stripe-Version": VERSION}
     with_basic = get(sandbox, "customers", version, auth=("sandbox-token", ""))
     assert ids(with_basic) == ids(get(sandbox, "customers"))
@@ -42,14 +42,16 @@ def test_a_key_is_a_user_name_or_a_bearer_token(sandbox: Sandbox) -> None:
         (HEADERS | {"Stripe-Version": "2020-08-27"}, 400, "Invalid Stripe API version: '2020-08-27'"),
     ],
 )
-def test_who_may_ask(sandbox: Sandbox, headers: dict[str, str], status: int, message: str) -> None:
+def test_a_wrong_key_or_version_gets_stripes_error(
+    sandbox: Sandbox, headers: dict[str, str], status: int, message: str
+) -> None:
     response = get(sandbox, "customers", headers)
     assert response.status_code == status
     assert response.json()["error"]["message"].startswith(message)
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_pages_go_both_ways_newest_first(sandbox: Sandbox) -> None:
+def test_paging_works_forward_and_backward_newest_first(sandbox: Sandbox) -> None:
     first = get(sandbox, "customers", params={"limit": 100})
     rows = first.json()["data"]
     assert [row["created"] for row in rows] == sorted((row["created"] for row in rows), reverse=True)
@@ -62,7 +64,7 @@ def test_pages_go_both_ways_newest_first(sandbox: Sandbox) -> None:
     assert len(ids(get(sandbox, "customers"))) == 10
 
 
-def test_created_bounds_a_list(sandbox: Sandbox) -> None:
+def test_a_list_can_be_filtered_by_creation_time(sandbox: Sandbox) -> None:
     rows = get(sandbox, "events", params={"limit": 100}).json()["data"]
     times = sorted({row["created"] for row in rows})
     low, high = times[10], times[20]
@@ -76,7 +78,7 @@ def test_created_bounds_a_list(sandbox: Sandbox) -> None:
     assert ids(both) == [row["id"] for row in rows[3:8]]
 
 
-def test_subscriptions_leave_out_the_cancelled_unless_asked(sandbox: Sandbox) -> None:
+def test_cancelled_subscriptions_are_listed_only_on_request(sandbox: Sandbox) -> None:
     def statuses(**params: Any) -> set[str]:
         rows = get(sandbox, "subscriptions", params={"limit": 100} | params).json()["data"]
         return {row["status"] for row in rows}
@@ -87,7 +89,7 @@ def test_subscriptions_leave_out_the_cancelled_unless_asked(sandbox: Sandbox) ->
 
 
 @pytest.mark.parametrize("resource", ["invoices", "subscriptions"])
-def test_a_long_list_inside_an_object_is_cut_and_has_an_address(sandbox: Sandbox, resource: str) -> None:
+def test_a_long_list_in_an_object_is_cut_and_has_a_url(sandbox: Sandbox, resource: str) -> None:
     name = {"invoices": "lines", "subscriptions": "items"}[resource]
     pages: list[dict[str, Any]] = []
     while not pages or pages[-1]["has_more"]:
@@ -96,7 +98,7 @@ def test_a_long_list_inside_an_object_is_cut_and_has_an_address(sandbox: Sandbox
     lists = [row[name] for page in pages for row in page["data"]]
     longest = next(found for found in lists if found["has_more"])
     assert len(longest["data"]) == 10
-    rest = sandbox.http.get(f"{sandbox.url}/stripe{longest['url']}", params={"limit": 100}, headers=HEADERS, timeout=60)
+    rest = sandbox.stripe.get(longest["url"], params={"limit": 100})
     assert ids(rest)[:10] == [row["id"] for row in longest["data"]]
     assert len(ids(rest)) > 10
 
@@ -119,7 +121,7 @@ def test_a_long_list_inside_an_object_is_cut_and_has_an_address(sandbox: Sandbox
         ("customers", {"starting_after": "cus_0"}, 400, {"param": "starting_after", "code": "resource_missing"}),
     ],
 )
-def test_a_wrong_request_is_refused_as_stripe_words_it(
+def test_a_wrong_request_gets_stripes_error(
     sandbox: Sandbox, path: str, params: dict[str, str], status: int, error: dict[str, str]
 ) -> None:
     response = get(sandbox, path, params=params)
@@ -127,7 +129,7 @@ def test_a_wrong_request_is_refused_as_stripe_words_it(
     assert response.json()["error"].items() >= error.items()
 
 
-def test_too_many_requests_a_second_are_refused(sandbox: Sandbox) -> None:
+def test_too_many_requests_per_second_are_rejected(sandbox: Sandbox) -> None:
     sandbox.settings(stripe_requests_per_second=0)
     response = get(sandbox, "coupons")
     assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limit")
@@ -137,9 +139,9 @@ def test_too_many_requests_a_second_are_refused(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("kind", "status"), [("stripe_rate_limit", 429), ("stripe_lock_timeout", 409)])
-def test_faults_meet_stripe_alone(sandbox: Sandbox, kind: str, status: int) -> None:
+def test_stripe_faults_apply_to_stripe_only(sandbox: Sandbox, kind: str, status: int) -> None:
     sandbox.fault(kind)
-    assert sandbox.get("/rate_limit").ok
+    assert sandbox.github.get("/rate_limit").ok
     response = get(sandbox, "coupons")
     assert response.status_code == status
     assert response.json()["error"]["code"] in ("rate_limit", "lock_timeout")

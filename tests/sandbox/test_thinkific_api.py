@@ -1,16 +1,15 @@
-"""Thinkific's API as it is published: who may ask, pages, filters, errors, and rows that fit together."""
+"""Thinkific's authentication, paging, filters and errors, and data that is consistent."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from requests import Response
 
-if TYPE_CHECKING:
-    from tests.conftest import Sandbox, Start
+from tests.support.sandbox import Sandbox, StartSandbox
 
 NAMES = ("courses", "users", "enrollments", "course_reviews")
 FIELDS = {  # as published: what a row has, and what each field may be beside null
@@ -44,7 +43,7 @@ FIELDS = {  # as published: what a row has, and what each field may be beside nu
 
 def get(sandbox: Sandbox, path: str, key: str = "sandbox-token", site: str = "sandbox", **query: Any) -> Response:
     headers = {"X-Auth-API-Key": key, "X-Auth-Subdomain": site}
-    return sandbox.http.get(f"{sandbox.thinkific_url}/{path}", headers=headers, params=query, timeout=60)
+    return sandbox.thinkific.get(f"/{path}", headers=headers, params=query)
 
 
 def everything(sandbox: Sandbox, table: str, **query: Any) -> list[dict[str, Any]]:
@@ -67,13 +66,13 @@ def ids(sandbox: Sandbox, **filters: Any) -> set[int]:
 
 
 @pytest.mark.parametrize(("key", "site"), [("wrong", "sandbox"), ("sandbox-token", "wrong"), ("", "")])
-def test_no_answer_without_key_and_subdomain(sandbox: Sandbox, key: str, site: str) -> None:
+def test_a_wrong_key_or_subdomain_gets_status_401(sandbox: Sandbox, key: str, site: str) -> None:
     answer = get(sandbox, "courses", key=key, site=site)
     assert (answer.status_code, answer.json()) == (401, {"error": "Authentication Error"})
 
 
 @pytest.mark.parametrize("table", NAMES)
-def test_rows_have_the_published_fields(sandbox: Sandbox, table: str) -> None:
+def test_rows_have_the_documented_fields(sandbox: Sandbox, table: str) -> None:
     kinds = {name: kind for kind, names in FIELDS[table].items() for name in names.split()}
     rows = everything(sandbox, table)
     for row in rows:
@@ -82,7 +81,7 @@ def test_rows_have_the_published_fields(sandbox: Sandbox, table: str) -> None:
     assert get(sandbox, f"{table}/{rows[-1]['id']}").json() == rows[-1]
 
 
-def test_the_parts_fit_together(sandbox: Sandbox) -> None:
+def test_rows_of_different_tables_are_consistent(sandbox: Sandbox) -> None:
     sandbox.settings(thinkific_requests=10_000)
     courses, users, enrollments, reviews = ({r["id"]: r for r in everything(sandbox, table)} for table in NAMES)
     pairs = {(row["user_id"], row["course_id"]) for row in enrollments.values()}
@@ -104,23 +103,23 @@ def test_the_parts_fit_together(sandbox: Sandbox) -> None:
     assert len({row["email"] for row in users.values()}) == len(users)
 
 
-def test_the_seed_alone_decides(sandbox: Sandbox, start_sandbox: Start) -> None:
+def test_the_seed_determines_the_data(sandbox: Sandbox, start_sandbox: StartSandbox) -> None:
     first = get(sandbox, "enrollments", limit=250).content
     assert get(start_sandbox("--seed", "1"), "enrollments", limit=250).content == first
     assert get(start_sandbox("--seed", "2"), "enrollments", limit=250).content != first
 
 
 @pytest.mark.parametrize("rows", [0, 1, 100, 101, 10_000])
-def test_every_row_comes_once(sandbox: Sandbox, rows: int) -> None:
+def test_paging_returns_every_row_once(sandbox: Sandbox, rows: int) -> None:
     sandbox.settings(thinkific_requests=1_000)
-    sandbox.create_site(courses=1, users=rows, enrollments=rows, course_reviews=rows)
+    sandbox.thinkific.create_site(courses=1, users=rows, enrollments=rows, course_reviews=rows)
     for table in ("users", "enrollments", "course_reviews"):
         found = [row["id"] for row in everything(sandbox, table)]
         assert len(set(found)) == len(found) == rows
 
 
-def test_a_page_says_where_it_is(sandbox: Sandbox) -> None:
-    sandbox.create_site(users=101, enrollments=0, course_reviews=0)
+def test_a_page_has_the_documented_metadata(sandbox: Sandbox) -> None:
+    sandbox.thinkific.create_site(users=101, enrollments=0, course_reviews=0)
     pagination = get(sandbox, "users", page=2, limit=50).json()["meta"]["pagination"]
     assert pagination == {
         "current_page": 2,
@@ -131,12 +130,12 @@ def test_a_page_says_where_it_is(sandbox: Sandbox) -> None:
         "entries_info": "51-100 of 101",
     }
     assert len(get(sandbox, "users").json()["items"]) == 25
-    sandbox.create_site(users=300, enrollments=0, course_reviews=0)
+    sandbox.thinkific.create_site(users=300, enrollments=0, course_reviews=0)
     assert len(get(sandbox, "users", limit=100_000).json()["items"]) == 250
     assert get(sandbox, "users", page=99).json()["items"] == []
 
 
-def test_enrollments_are_filtered_as_published(sandbox: Sandbox) -> None:
+def test_enrollments_have_the_documented_filters(sandbox: Sandbox) -> None:
     sandbox.settings(thinkific_requests=10_000)
     rows = everything(sandbox, "enrollments")
     one = rows[700]
@@ -165,7 +164,7 @@ def test_enrollments_are_filtered_as_published(sandbox: Sandbox) -> None:
     )
 
 
-def test_users_are_filtered_as_published(sandbox: Sandbox) -> None:
+def test_users_have_the_documented_filters(sandbox: Sandbox) -> None:
     def found(**filters: str) -> int:
         rows = everything(sandbox, "users", **{f"query[{name}]": value for name, value in filters.items()})
         return len(rows)
@@ -178,7 +177,7 @@ def test_users_are_filtered_as_published(sandbox: Sandbox) -> None:
     assert found(updated_after="2030-01-01") == 600  # not published, so ignored
 
 
-def test_reviews_need_a_course(sandbox: Sandbox) -> None:
+def test_reviews_require_a_course(sandbox: Sandbox) -> None:
     missing = get(sandbox, "course_reviews")
     assert (missing.status_code, missing.json()) == (422, {"errors": {"course_id": ["can't be blank"]}})
     assert get(sandbox, "course_reviews", course_id=1).status_code == 404
@@ -187,7 +186,7 @@ def test_reviews_need_a_course(sandbox: Sandbox) -> None:
     assert all(row["approved"] for row in approved)
 
 
-def test_what_is_not_there_or_not_right_is_refused(sandbox: Sandbox) -> None:
+def test_missing_rows_and_wrong_filters_get_thinkifics_errors(sandbox: Sandbox) -> None:
     missing = get(sandbox, "users/7")
     assert (missing.status_code, missing.json()) == (404, {"error": "Record not found."})
     assert get(sandbox, "lessons").status_code == 404
@@ -197,7 +196,7 @@ def test_what_is_not_there_or_not_right_is_refused(sandbox: Sandbox) -> None:
     assert "not available on your plan" in get(sandbox, "users").json()["error"]
 
 
-def test_120_requests_a_minute(sandbox: Sandbox) -> None:
+def test_the_limit_is_120_requests_per_minute(sandbox: Sandbox) -> None:
     statuses = [get(sandbox, "courses", limit=1).status_code for _ in range(120)]
     refused = get(sandbox, "courses")
     assert (set(statuses), refused.status_code) == ({200}, 429)
@@ -210,43 +209,23 @@ def test_120_requests_a_minute(sandbox: Sandbox) -> None:
     assert get(sandbox, "courses").status_code == 200
 
 
-def test_a_fault_of_one_vendor_does_not_happen_to_another(sandbox: Sandbox) -> None:
+def test_a_fault_of_one_api_does_not_apply_to_another(sandbox: Sandbox) -> None:
     sandbox.fault("thinkific_limit")
     sandbox.fault("secondary_limit")
     assert get(sandbox, "courses").status_code == 429
-    assert sandbox.get("/rate_limit").status_code == 403
+    assert sandbox.github.get("/rate_limit").status_code == 403
 
 
-def test_changes_keep_the_parts_together(sandbox: Sandbox) -> None:
+def test_rows_stay_consistent_after_changes(sandbox: Sandbox) -> None:
     before = datetime.now(UTC)
-    user = sandbox.change_site("new", "users")
-    enrollment = sandbox.change_site("new", "enrollments", user_id=user["id"], course_id=101)
-    sandbox.change_site("edit", "users", id=user["id"], full_name="Someone Else")
-    done = sandbox.change_site("progress", id=enrollment["id"], percentage=1)
+    user = sandbox.thinkific.change("new", "users")
+    enrollment = sandbox.thinkific.change("new", "enrollments", user_id=user["id"], course_id=101)
+    sandbox.thinkific.change("edit", "users", id=user["id"], full_name="Someone Else")
+    done = sandbox.thinkific.change("progress", id=enrollment["id"], percentage=1)
     assert done == get(sandbox, f"enrollments/{enrollment['id']}").json()
     assert (done["user_name"], done["completed"], done["completed_at"]) == ("Someone Else", True, done["updated_at"])
     assert ids(sandbox, updated_after=before.isoformat()) == {enrollment["id"]}
-    sandbox.change_site("delete", "users", id=user["id"])
+    sandbox.thinkific.change("delete", "users", id=user["id"])
     assert get(sandbox, f"enrollments/{enrollment['id']}").status_code == 404
-    sandbox.change_site("new", "course_reviews", course_id=102)
+    sandbox.thinkific.change("new", "course_reviews", course_id=102)
     assert len(everything(sandbox, "course_reviews")) == 151
-
-
-@pytest.mark.parametrize(
-    ("call", "body", "sentence"),
-    [
-        ("site", {"users": -1}, "users has to be a whole number"),
-        ("site", {"users": 1, "enrollments": 13}, "1 users can enroll in 12 courses only once each"),
-        ("site", {"enrollments": 5, "course_reviews": 6}, "course_reviews cannot be more than enrollments"),
-        ("site", {"lessons": 1}, "unexpected keyword argument 'lessons'"),
-        ("changes", {"kind": "burn"}, "there is no change 'burn'; known: new, edit, progress, delete"),
-        ("changes", {"kind": "edit", "table": "users", "id": 7}, "there is no row 7 in users"),
-        ("changes", {"kind": "edit", "table": "users", "age": 7}, "users have no age; known: id, created_at"),
-        ("changes", {"kind": "new", "table": "enrollments"}, "user 1001 is enrolled in course 101 already"),
-        ("changes", {"kind": "new", "table": "lessons"}, "there is no table 'lessons'; known: courses, users"),
-    ],
-)
-def test_a_wrong_control_call_says_what_is_known(sandbox: Sandbox, call: str, body: Any, sentence: str) -> None:
-    answer = sandbox.http.post(f"{sandbox.url}/_sandbox/thinkific/{call}", json=body, timeout=60)
-    assert answer.status_code == 400
-    assert sentence in answer.json()["error"]

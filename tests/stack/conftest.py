@@ -1,267 +1,27 @@
-"""The real thing: `docker compose up` in a project of its own, from nothing, and down again."""
+"""The compose stack, started from nothing in a project of its own."""
 
-import json
-import os
-import re
-import secrets
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scripts.local import locations
-
-ROOT = Path(__file__).resolve().parents[2]
-LOCATIONS = locations()
-PROJECT = os.environ.get("STACK_PROJECT", "dagster-dlt-test")
+from tests.support.stack import Stack, wait_for
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    arguments = [Path(argument.partition("::")[0]) for argument in config.invocation_params.args]
+    asked_for = any("stack" in path.parts for path in arguments)
     for item in items:
         if "stack" in item.path.parts:
             item.add_marker(pytest.mark.timeout(600))
-
-
-class Stack:
-    """A compose project with settings of its own, driven as a user would: compose commands and the UI's API."""
-
-    def __init__(self, folder: Path, project: str = PROJECT, **settings: str) -> None:
-        self.project = project
-        self.env_file = folder / ".env"
-        self.port = free_port()
-        example = (ROOT / ".env.example").read_text()
-        example = re.sub(r"CHANGEME[\w-]*", lambda _: secrets.token_hex(8), example)
-        for name, value in {"WEBSERVER_PORT": str(self.port), **settings}.items():
-            example, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", example, flags=re.MULTILINE)
-            assert found, f"{name} is not in .env.example"
-        self.env_file.write_text(example)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs `docker compose …` on this project; what it says is shown where it fails."""
-        command = ["docker", "compose", "--project-name", self.project, "--env-file", str(self.env_file), *arguments]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("SOURCES__", "COMPOSE_"))}
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-        assert not check or result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
-        return result
-
-    def up(self, *services: str) -> None:
-        self.compose("up", "--build", "--detach", "--wait", *services)
-
-    def down(self) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
-
-    def containers(self) -> list[str]:
-        return self.compose("ps", "--all", "--quiet").stdout.split()
-
-    def set(self, name: str, value: str) -> None:
-        """Edits `.env`, as a user does."""
-        text, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", self.env_file.read_text(), flags=re.MULTILINE)
-        assert found, name
-        self.env_file.write_text(text)
-
-    def graphql(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
-
-    def locations(self) -> dict[str, str]:
-        """Location → `loaded`, its error, or nothing while it loads. The one health check that tells all."""
-        entries = self.graphql(
-            """{ workspaceOrError { ... on Workspace { locationEntries { name
-                 locationOrLoadError { __typename ... on PythonError { message causes { message } } } } } } }"""
-        )["workspaceOrError"]["locationEntries"]
-        return {
-            entry["name"]: "loaded"
-            if (found := entry["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
-            else "".join(error.get("message", "") for error in [found, *found.get("causes", [])])
-            for entry in entries
-        }
-
-    def apply(self, **settings: str) -> None:
-        """Edits `.env` and lets the services that read it start anew, as the README says."""
-        for name, value in settings.items():
-            self.set(name, value)
-        self.compose("up", "--detach", "--wait")
-        self.reload("engineering")
-
-    def reload(self, location: str) -> None:
-        mutation = "mutation($n: String!) { reloadRepositoryLocation(repositoryLocationName: $n) { __typename } }"
-        self.graphql(mutation, n=location)
-
-    def assets(self, location: str = "engineering") -> list[list[str]]:
-        """The keys of a location's assets that can be materialised."""
-        return [path for paths in self.assets_by_partitions(location).values() for path in paths]
-
-    def assets_by_partitions(self, location: str) -> dict[str | None, list[list[str]]]:
-        """The same by how they are partitioned; None: not at all."""
-        nodes = self.graphql(
-            """{ assetNodes { assetKey { path } isMaterializable repository { location { name } }
-                 partitionDefinition { type description } groupName } }"""
-        )["assetNodes"]
-        found: dict[str | None, list[list[str]]] = {}
-        for node in nodes:
-            if node["isMaterializable"] and node["repository"]["location"]["name"] == location:
-                partitions = node["partitionDefinition"]
-                found.setdefault(partitions and partitions["description"], []).append(node["assetKey"]["path"])
-        return found
-
-    def backfill(
-        self, assets: list[list[str]], partitions: list[str] | None = None, timeout: float = 240
-    ) -> list[dict[str, Any]]:
-        """Materialises partitions (None: all) through the daemon and its queue; returns the runs that ended."""
-        return self.backfilled(self.launch_backfill(assets, partitions), timeout)
-
-    def launch_backfill(self, assets: list[list[str]], partitions: list[str] | None = None) -> str:
-        launched = self.graphql(
-            """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
-                 __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }""",
-            p={
-                "assetSelection": [{"path": path} for path in assets],
-                "partitionNames": partitions,
-                "allPartitions": partitions is None,
-            },
-        )["launchPartitionBackfill"]
-        assert launched["__typename"] == "LaunchBackfillSuccess", launched
-        return str(launched["backfillId"])
-
-    def backfill_now(self, backfill_id: str) -> dict[str, Any]:
-        """Its status and its runs, as the UI shows them now."""
-        found: dict[str, Any] = self.graphql(
-            """query($b: String!) { partitionBackfillOrError(backfillId: $b) { ... on PartitionBackfill {
-                 status error { message } runs(limit: 500) { runId status endTime tags { key value } } } } }""",
-            b=backfill_id,
-        )["partitionBackfillOrError"]
-        return found
-
-    def backfilled(self, backfill_id: str, timeout: float) -> list[dict[str, Any]]:
-        """The runs of a backfill, once it has ended."""
-
-        def ended() -> Any:
-            found = self.backfill_now(backfill_id)
-            return found if found["status"] not in ("REQUESTED", "CANCELING", "FAILING") else None
-
-        found = wait_for(ended, timeout, "the backfill to end")
-        runs: list[dict[str, Any]] = found["runs"]
-        return runs
-
-    def launch(self, assets: list[list[str]], partition: str | None, location: str = "engineering") -> str:
-        """Launches one run, as the UI does for one partition or for none. Returns its id."""
-        launched = self.graphql(
-            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
-                 __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
-            p={
-                "selector": {
-                    "repositoryLocationName": location,
-                    "repositoryName": "__repository__",
-                    "jobName": "__ASSET_JOB",
-                    "assetSelection": [{"path": path} for path in assets],
-                },
-                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}] if partition else []},
-            },
-        )["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return str(launched["run"]["runId"])
-
-    def materialize(
-        self, assets: list[list[str]], partition: str | None, location: str = "engineering", timeout: float = 180
-    ) -> dict[str, Any]:
-        """Launches one run and returns it when it has ended."""
-        run_id = self.launch(assets, partition, location)
-        query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { runId status } } }"
-
-        def ended() -> Any:
-            run = self.graphql(query, r=run_id)["runOrError"]
-            return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
-
-        run: dict[str, Any] = wait_for(ended, timeout, "the run to end")
-        return run
-
-    def events(self, run_id: str) -> list[dict[str, Any]]:
-        """All that a run's log has: a run over many days has more than one page of it."""
-        events: list[dict[str, Any]] = []
-        page: dict[str, Any] = {"hasMore": True, "cursor": None}
-        while page["hasMore"]:
-            page = self.graphql(
-                """query($r: ID!, $c: String) { logsForRun(runId: $r, afterCursor: $c) { ... on EventConnection {
-                     cursor hasMore events { __typename
-                       ... on MessageEvent { message stepKey }
-                       ... on ExecutionStepFailureEvent { error { message causes { message } } }
-                       ... on AssetCheckEvaluationEvent { evaluation { checkName success } }
-                       ... on LogsCapturedEvent { fileKey } } } } }""",
-                r=run_id,
-                c=page["cursor"],
-            )["logsForRun"]
-            events += page["events"]
-        return events
-
-    def failures(self, run_id: str) -> str:
-        """What a failed run's log says, causes included."""
-        lines = []
-        for event in self.events(run_id):
-            if error := event.get("error"):
-                lines += [error["message"], *(cause["message"] for cause in error["causes"])]
-        return "\n".join(lines)
-
-    def captured_logs(self, run_id: str) -> str:
-        """What the run printed, as the UI shows it."""
-        keys = [event["fileKey"] for event in self.events(run_id) if event["__typename"] == "LogsCapturedEvent"]
-        assert keys, "the run captured no logs"
-        logs = self.graphql(
-            "query($k: [String!]!) { capturedLogs(logKey: $k) { stdout stderr } }", k=[run_id, "compute_logs", keys[0]]
-        )["capturedLogs"]
-        return f"{logs['stdout'] or ''}{logs['stderr'] or ''}"
-
-    def sandbox(self, path: str, **body: Any) -> None:
-        """A control call of the sandbox, which only its own container can reach."""
-        script = (
-            f"import urllib.request as u; u.urlopen(u.Request('http://127.0.0.1:8000/_sandbox{path}', "
-            f"data={json.dumps(body).encode()!r}, method='POST'))"
-        )
-        self.compose("exec", "-T", "sandbox", "python", "-c", script)
-
-    def rows(self, sql: str) -> list[list[str]]:
-        """The rows of a query in the warehouse."""
-        command = ["psql", "-U", "loader", "warehouse", "--tuples-only", "--no-align", "--command", sql]
-        output = self.compose("exec", "-T", "warehouse", *command).stdout
-        return [line.split("|") for line in output.splitlines() if line]
-
-
-def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
-    deadline = time.monotonic() + timeout
-    last: Any = None
-    while time.monotonic() < deadline:
-        try:
-            if last := condition():
-                return last
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-            last = error
-        time.sleep(1)
-    raise AssertionError(f"waited {timeout:.0f} s for {what}; last: {last}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            if not asked_for:
+                item.add_marker(pytest.mark.skip(reason="builds and starts the stack in Docker: make test-stack"))
 
 
 @pytest.fixture(scope="module")
 def changed_stack(stack: Stack) -> Iterator[Stack]:
-    """The stack for tests that change its settings; afterwards it is as before."""
+    """The stack for tests that change its settings, which are restored afterwards."""
     before = stack.env_file.read_text()
     yield stack
     stack.env_file.write_text(before)
@@ -271,7 +31,7 @@ def changed_stack(stack: Stack) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack as .env.example has it, up from nothing; `down` must leave nothing."""
+    """The stack with the settings of .env.example, started from nothing; `down` must leave no container."""
     assert shutil.which("docker"), "make test-stack needs Docker with Compose"
     stack = Stack(tmp_path_factory.mktemp("stack"))
     stack.down()

@@ -1,4 +1,4 @@
-"""Thinkific as the server mounts it: who may ask, how often, the lists, their filters and their pages."""
+"""The fake Thinkific API: authentication, the rate limit, and lists with filters and pages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from sandbox.arguments import check_known, check_sizes
 from sandbox.control import endpoint
+from sandbox.fake_api import Call, FakeApi, Fault, Settings
 from sandbox.limits import Budget
 from sandbox.thinkific.site import TABLES, Row, Site, Size, text
-from sandbox.traffic import Call, Fault, Settings
 
 SUBDOMAIN = "sandbox"
 MAX_LIMIT = 250
@@ -32,25 +33,23 @@ COMPARISONS: dict[str, Callable[[str, str], bool]] = {
     "after": lambda value, given: value > given,
     "on_or_after": lambda value, given: value >= given,
 }
-# As published for `GET /enrollments`: there is no `updated_on_or_after`.
+# As documented for `GET /enrollments`, which has no `updated_on_or_after`.
 MOMENTS = {f"created_{when}": ("created_at", compare) for when, compare in COMPARISONS.items()} | {
     f"updated_{when}": ("updated_at", COMPARISONS[when]) for when in ("on", "before", "on_or_before", "after")
 }
 
 
 class UnprocessableError(Exception):
-    """A request that Thinkific refuses with 422: which parameter, and why."""
+    """A request that Thinkific rejects with status 422."""
 
     def __init__(self, parameter: str, reason: str) -> None:
         super().__init__(parameter, reason)
         self.errors = {parameter: [reason]}
 
 
-class Thinkific:
-    """The vendor: its ASGI app, its control routes and its faults."""
-
+class FakeThinkific(FakeApi):
     name = "thinkific"
-    kinds: Sequence[str] = ("thinkific_limit", "thinkific_forbidden")
+    fault_kinds: Sequence[str] = ("thinkific_limit", "thinkific_forbidden")
 
     def __init__(self, token: str, seed: int) -> None:
         self.token, self.seed = token, seed
@@ -59,24 +58,21 @@ class Thinkific:
         for table in TABLES:
             routes += [Route(f"/{table}", self._list), Route(f"/{table}/{{id:int}}", self._one)]
         self.router = Router(routes, redirect_slashes=False)
-        self.app: ASGIApp = self.serve
         self.control = [endpoint("/site", self._create), endpoint("/changes", self._change)]
 
     def configure(self, settings: Settings) -> None:
-        """Begin anew with these limits."""
         self.budget = Budget(settings.thinkific_requests, settings.thinkific_window_seconds)
 
     @cached_property
     def site(self) -> Site:
-        """The data, invented when somebody first asks for it: a reset is quick."""
+        """The data. It is generated when first requested, so that a reset is fast."""
         return Site(self.seed, Size())
 
     def reset(self) -> None:
-        """The data as at the start."""
         vars(self).pop("site", None)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Key, limit, the routes, and errors as Thinkific writes them."""
+        """Check the key and the limit, run the route, and convert errors to Thinkific's format."""
         headers = Request(scope).headers
         if (headers.get("x-auth-api-key"), headers.get("x-auth-subdomain")) != (self.token, SUBDOMAIN):
             await problem(401, "Authentication Error")(scope, receive, send)
@@ -90,27 +86,16 @@ class Thinkific:
             except HTTPException as error:
                 await problem(error.status_code, NOT_FOUND)(scope, receive, send)
 
-    def describe(self, call: Call) -> None:
-        """Nothing: the path and the query say it all."""
-
-    def meets(self, fault: Fault, call: Call) -> bool:
-        """Both kinds may happen to any request."""
-        return True
-
-    def answer(self, fault: Fault, call: Call) -> Response | None:
-        """The limit, until in so many `seconds`, or a plan without access."""
+    def fault_response(self, fault: Fault, call: Call) -> Response:
+        """The rate limit, which ends after `seconds`, or a plan without access to the API."""
         if fault.kind == "thinkific_limit":
             return too_many(math.ceil(time.time() + fault.options.get("seconds", 1)))
         return problem(403, FORBIDDEN)
 
-    def alter(self, fault: Fault, body: bytes) -> bytes:
-        """Both kinds replace the answer."""
-        return body
-
     async def _one(self, request: Request) -> Response:
         table = request.url.path.split("/")[-2]
         row = self.site.tables[table].get(request.path_params["id"])
-        return JSONResponse(self.site.shown(table, row)) if row else problem(404, NOT_FOUND)
+        return JSONResponse(self.site.serialize(table, row)) if row else problem(404, NOT_FOUND)
 
     async def _list(self, request: Request) -> Response:
         table, query = request.url.path.split("/")[-1], request.query_params
@@ -132,7 +117,7 @@ class Thinkific:
 
     def _page(self, table: str, rows: list[Row], page: int, limit: int) -> Row:
         first, pages = (page - 1) * limit, math.ceil(len(rows) / limit)
-        items = [self.site.shown(table, row) for row in rows[first : first + limit]]
+        items = [self.site.serialize(table, row) for row in rows[first : first + limit]]
         return {
             "items": items,
             "meta": {
@@ -148,7 +133,7 @@ class Thinkific:
         }
 
     def _tests(self, table: str, filters: dict[str, str]) -> Iterable[Callable[[Row], bool]]:
-        """What a row has to pass, by the filters that Thinkific documents for the table. It ignores any other."""
+        """The documented filters of a table as tests of a row. Thinkific ignores unknown filters."""
         if table == "enrollments":
             yield from self._enrollment_tests(filters)
         elif table == "users":
@@ -181,6 +166,7 @@ class Thinkific:
                 yield lambda row, field=field, compare=compare, given=given: compare(row[field], given)  # type: ignore[misc]
 
     def _create(self, sizes: dict[str, Any]) -> Any:
+        check_sizes(sizes, TABLES, 1_000_000)
         self.site = Site(self.seed, Size(**sizes))
         return {table: len(rows) for table, rows in self.site.tables.items()}
 
@@ -192,11 +178,9 @@ class Thinkific:
             "delete": self._delete,
         }
         kind = arguments.pop("kind", None)
-        if kind not in kinds:
-            raise ValueError(f"there is no change {kind!r}; known: {', '.join(kinds)}")
+        check_known("change", kind, kinds)
         table = arguments.get("table", "enrollments")
-        if table not in TABLES:
-            raise ValueError(f"there is no table {table!r}; known: {', '.join(TABLES)}")
+        check_known("table", table, TABLES)
         return kinds[kind](**arguments)
 
     def _new(self, table: str, user_id: int | None = None, course_id: int | None = None, hours_ago: float = 0) -> Row:
@@ -209,56 +193,56 @@ class Thinkific:
         if table == "course_reviews":
             enrolled = [row for row in enrollments if course_id in (None, row["course_id"])]
             if not enrolled:
-                raise ValueError("nobody is enrolled who could write a review")
+                raise ValueError("no enrollment exists for which a review could be written")
             return site.add_review(enrolled[0], when)
         user, course = self._row("users", user_id), self._row("courses", course_id)
         if any((row["user_id"], row["course_id"]) == (user["id"], course["id"]) for row in enrollments):
-            raise ValueError(f"user {user['id']} is enrolled in course {course['id']} already")
-        return site.shown("enrollments", site.add_enrollment(user["id"], course["id"], when))
+            raise ValueError(f"user {user['id']} is already enrolled in course {course['id']}")
+        return site.serialize("enrollments", site.add_enrollment(user["id"], course["id"], when))
 
     def _edit(self, table: str, id: int | None = None, **values: Any) -> Row:
         row = self._row(table, id)
-        if unknown := set(values) - set(row):
-            raise ValueError(f"{table} have no {', '.join(sorted(unknown))}; known: {', '.join(row)}")
+        for name in values:
+            check_known("column", name, row)
         row |= values
-        return self.site.shown(table, row)
+        return self.site.serialize(table, row)
 
     def _progress(self, id: int | None = None, percentage: float = 1, hours_ago: float = 0) -> Row:
         row = self._row("enrollments", id)
         self.site.progress(row, percentage, datetime.now(UTC) - timedelta(hours=hours_ago))
-        return self.site.shown("enrollments", row)
+        return self.site.serialize("enrollments", row)
 
     def _delete(self, table: str, id: int | None = None) -> Row:
-        row = self.site.shown(table, self._row(table, id))
+        row = self.site.serialize(table, self._row(table, id))
         self.site.delete(table, row["id"])
         return row
 
     def _row(self, table: str, row_id: int | None) -> Row:
-        """The row of that id, by default the first."""
+        """The row with this id; without an id, the first row."""
         rows = self.site.tables[table]
         found = next(iter(rows.values()), None) if row_id is None else rows.get(row_id)
         if found is None:
-            raise ValueError(f"there is no row {row_id or ''} in {table}")
+            raise ValueError(f"{table} has no row {row_id}" if row_id else f"{table} is empty")
         return found
 
 
 def problem(status: int, message: str) -> Response:
-    """An error as Thinkific writes it."""
+    """An error response of Thinkific."""
     return JSONResponse({"error": message}, status)
 
 
 def too_many(reset: int) -> Response:
-    """The answer beyond the limit: the header names the second in which it ends."""
+    """The response beyond the rate limit; the header has the Unix time at which the limit ends."""
     return JSONResponse({"error": "Too many requests"}, 429, {"RateLimit-Reset": str(reset)})
 
 
 def number(value: str | None) -> int | None:
-    """A whole number, None for anything else."""
+    """A whole number; None for any other text."""
     return int(value) if value and value.isdecimal() else None
 
 
 def moment(name: str, value: str) -> str:
-    """A date or a time that a filter gives, as rows have it."""
+    """A filter's date or time in the format that rows have."""
     try:
         given = datetime.fromisoformat(value)
     except ValueError:

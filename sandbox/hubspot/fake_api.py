@@ -1,4 +1,4 @@
-"""HubSpot as the server mounts it: its addresses, who may ask and how often, and the faults that are its own."""
+"""The fake HubSpot API: authentication, rate limits, the CRM's routes, and faults that only HubSpot has."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from sandbox.arguments import check_sizes
 from sandbox.control import endpoint
-from sandbox.hubspot.properties import ASSOCIATED, DEFAULTS, KINDS, SINGULAR
-from sandbox.hubspot.search import RefusedError, search, shown
+from sandbox.fake_api import Call, FakeApi, Fault, Settings, url_of_api
+from sandbox.hubspot.properties import ASSOCIATED, DEFAULTS, KINDS, SINGULAR, TYPE_IDS
+from sandbox.hubspot.search import RefusedError, search, select
 from sandbox.hubspot.store import Record, Store, text
 from sandbox.limits import Rolling
-from sandbox.traffic import Call, Fault, Settings
 
 MAX_LIST, MAX_LIST_WITH_HISTORY, MAX_OWNERS = 100, 50, 500
 MAX_ASSOCIATION_INPUTS = 1_000
-ASSOCIATIONS_IN_A_LIST, ASSOCIATIONS_IN_A_BATCH = 100, 500
+ASSOCIATIONS_IN_AN_OBJECT, ASSOCIATIONS_IN_A_PAGE = 100, 500
 MAX_URL = 8_000
 POLICIES = {"TEN_SECONDLY_ROLLING": "ten_secondly_rolling", "SECONDLY": "secondly", "DAILY": "daily"}
 DAILY = 500_000
+# HubSpot accepts a type of objects by its plural, its singular and its id.
+TYPES = {name: kind for kind in KINDS for name in (kind, SINGULAR[kind], TYPE_IDS[kind])}
 
 
-class HubSpot:
-    """The vendor: its ASGI app, its control routes and its faults."""
-
+class FakeHubSpot(FakeApi):
     name = "hubspot"
-    kinds: Sequence[str] = ("hubspot_limit", "hubspot_scope")
+    fault_kinds: Sequence[str] = ("hubspot_limit", "hubspot_scope")
 
     def __init__(self, token: str, seed: int) -> None:
         self.token = token
@@ -45,39 +46,40 @@ class HubSpot:
                 Route("/crm/v3/objects/{kind}", self._list),
                 Route("/crm/v3/objects/{kind}/search", self._search, methods=["POST"]),
                 Route("/crm/v3/objects/{kind}/batch/read", self._batch, methods=["POST"]),
-                Route("/crm/v4/associations/{kind}/{to}/batch/read", self._associations, methods=["POST"]),
+                Route("/crm/v3/objects/{kind}/{id}", self._object),
+                Route("/crm/v3/objects/{kind}/{id}/associations/{to}", self._associations),
+                Route("/crm/v4/associations/{kind}/{to}/batch/read", self._batch_of_associations, methods=["POST"]),
                 Route("/crm/v3/properties/{kind}", self._properties),
+                Route("/crm/v3/properties/{kind}/{name}", self._property),
                 Route("/crm/v3/pipelines/{kind}", self._pipelines),
                 Route("/crm/v3/owners", self._owners),
             ],
             redirect_slashes=False,
         )
-        self.app: ASGIApp = self.serve
         self.control = [endpoint("/account", self._fill), endpoint("/changes", self._change)]
 
     def configure(self, settings: Settings) -> None:
-        """Begin anew with these limits."""
         self.rolling = Policy(settings.hubspot_requests, settings.hubspot_window_seconds, name="TEN_SECONDLY_ROLLING")
         self.secondly = Policy(settings.hubspot_searches_per_second, 1, name="SECONDLY")
 
     def reset(self) -> None:
-        """The data as at the start."""
         self.store.reset()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Token, limits, the routes, and the headers that every answer but the search's has."""
+        """Check the token and the limits, run the route, and add the headers that all responses but searches have."""
         call: Call = scope["sandbox.call"]
-        searches = call.path.endswith("/search")
+        is_search = call.path.endswith("/search")
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start" and not searches:
+            if message["type"] == "http.response.start" and not is_search:
                 extra = self.rolling.headers()
                 message["headers"] += [(name.encode(), value.encode()) for name, value in extra.items()]
             await send(message)
 
         try:
-            self._admit(Request(scope), call, searches)
-            await self.router(scope, receive, send_with_headers)
+            self._admit(Request(scope), call, is_search)
+            # A slash at the end of a path is optional.
+            await self.router({**scope, "path": scope["path"].rstrip("/")}, receive, send_with_headers)
             return
         except LimitReached as error:
             refusal = limit_reached(error.policy, call)
@@ -89,46 +91,78 @@ class HubSpot:
             refusal = problem(400, "VALIDATION_ERROR", f"Invalid input: {error!r}", call)
         await refusal(scope, receive, send_with_headers)
 
-    def _admit(self, request: Request, call: Call, searches: bool) -> None:
+    def _admit(self, request: Request, call: Call, is_search: bool) -> None:
         if request.headers.get("authorization") != f"Bearer {self.token}":
             message = "Authentication credentials not found. This API supports OAuth 2.0 authentication."
             raise RefusedError(message, 401, "INVALID_AUTHENTICATION")
         if len(call.path) + len(call.query) > MAX_URL:
             raise RefusedError("The URI is too long", 414, "URI_TOO_LONG")
-        for limit in [self.rolling, self.secondly] if searches else [self.rolling]:
+        for limit in [self.rolling, self.secondly] if is_search else [self.rolling]:
             if not limit.take():
                 raise LimitReached(limit.name)
 
     async def _list(self, request: Request) -> Response:
         kind, query = known(request.path_params["kind"]), request.query_params
-        history = names(query.getlist("propertiesWithHistory"))
-        most = MAX_LIST_WITH_HISTORY if history else MAX_LIST
+        most = MAX_LIST_WITH_HISTORY if names(query.getlist("propertiesWithHistory")) else MAX_LIST
         limit = int(query.get("limit", 10))
         if not 0 < limit <= most:
-            raise RefusedError(f"limit has to be from 1 to {most}, not {limit}")
+            raise RefusedError(f"limit must be from 1 to {most}, not {limit}")
         archived, after = query.get("archived") == "true", int(query.get("after", 0))
         records = [
             record
             for record in self.store.records[kind].values()
             if bool(record.archived_at) is archived and int(record.id) > after
         ]
-        to = [known(name) for name in names(query.getlist("associations"))]
-        wanted = names(query.getlist("properties"))
-        rows = []
-        for record in records[:limit]:
-            row = self._shown(record, wanted, history)
-            found = {other: self._page_of_links(record, other) for other in to}
-            if any(page["results"] for page in found.values()):
-                row["associations"] = {other: page for other, page in found.items() if page["results"]}
-            rows.append(row)
+        rows = [self._with_associations(record, request) for record in records[:limit]]
         return JSONResponse(page(rows, len(records) > limit, request))
 
-    def _page_of_links(self, record: Record, other: str) -> dict[str, Any]:
+    async def _object(self, request: Request) -> Response:
+        record = self._record(request)
+        if bool(record.archived_at) is not (request.query_params.get("archived") == "true"):
+            raise RefusedError("resource not found", 404, "OBJECT_NOT_FOUND")
+        return JSONResponse(self._with_associations(record, request))
+
+    def _record(self, request: Request) -> Record:
+        record = self.store.records[known(request.path_params["kind"])].get(request.path_params["id"])
+        if record is None:
+            raise RefusedError("resource not found", 404, "OBJECT_NOT_FOUND")
+        return record
+
+    def _with_associations(self, record: Record, request: Request) -> dict[str, Any]:
+        query = request.query_params
+        row = self._serialize(record, names(query.getlist("properties")), names(query.getlist("propertiesWithHistory")))
+        pages = {
+            other: self._page_of_associations(record, other, ASSOCIATIONS_IN_AN_OBJECT, request)
+            for other in map(known, names(query.getlist("associations")))
+        }
+        if found := {other: page for other, page in pages.items() if page["results"]}:
+            row["associations"] = found
+        return row
+
+    async def _associations(self, request: Request) -> Response:
+        """The other pages of the associations in an object."""
+        record, other = self._record(request), known(request.path_params["to"])
+        limit = int(request.query_params.get("limit", ASSOCIATIONS_IN_A_PAGE))
+        if not 0 < limit <= ASSOCIATIONS_IN_A_PAGE:
+            raise RefusedError(f"limit must be from 1 to {ASSOCIATIONS_IN_A_PAGE}, not {limit}")
+        after = request.query_params.get("after")
+        return JSONResponse(self._page_of_associations(record, other, limit, request, after))
+
+    def _page_of_associations(
+        self, record: Record, other: str, limit: int, request: Request, after: str | None = None
+    ) -> dict[str, Any]:
+        """A page of associations; its cursor is the id of the next page's first object."""
         ids = self.store.linked(record, other)
-        link = f"{SINGULAR[record.kind]}_to_{SINGULAR[other]}"
-        shown = [{"id": id_, "type": type_} for id_ in ids[:ASSOCIATIONS_IN_A_LIST] for type_ in types(link)]
-        more = len(ids) > ASSOCIATIONS_IN_A_LIST
-        return {"results": shown} | ({"paging": {"next": {"after": ids[ASSOCIATIONS_IN_A_LIST]}}} if more else {})
+        start = ids.index(after) if after else 0
+        types = association_types(f"{SINGULAR[record.kind]}_to_{SINGULAR[other]}")
+        found: dict[str, Any] = {
+            "results": [{"id": id_, "type": type_} for id_ in ids[start : start + limit] for type_ in types]
+        }
+        if start + limit < len(ids):
+            after = ids[start + limit]
+            address = f"{url_of_api(request)}/crm/v3/objects/{record.kind}/{record.id}/associations/{other}"
+            found["paging"] = {"next": {"after": after, "link": f"{address}?after={after}"}}
+        return found
 
     async def _search(self, request: Request) -> Response:
         body = await request.body()
@@ -139,11 +173,11 @@ class HubSpot:
         history, inputs = body.get("propertiesWithHistory") or [], [str(one["id"]) for one in body["inputs"]]
         most = MAX_LIST_WITH_HISTORY if history else MAX_LIST
         if not 0 < len(inputs) <= most:
-            raise RefusedError(f"inputs have to be from 1 to {most}, not {len(inputs)}")
+            raise RefusedError(f"The number of inputs must be from 1 to {most}, not {len(inputs)}")
         archived = request.query_params.get("archived") == "true"
         records = [self.store.records[kind].get(id_) for id_ in inputs]
         rows = [
-            self._shown(record, body.get("properties") or [], history)
+            self._serialize(record, body.get("properties") or [], history)
             for record in records
             if record and bool(record.archived_at) is archived
         ]
@@ -151,13 +185,13 @@ class HubSpot:
         errors = [standard_error("OBJECT_NOT_FOUND", "Could not get some objects", {"ids": missing})] if missing else []
         return batch(rows, errors)
 
-    async def _associations(self, request: Request) -> Response:
+    async def _batch_of_associations(self, request: Request) -> Response:
         kind, to = known(request.path_params["kind"]), known(request.path_params["to"])
         inputs = (await request.json())["inputs"]
         if to not in ASSOCIATED[kind]:
             raise RefusedError(f"{kind} are not associated with {to}")
         if not 0 < len(inputs) <= MAX_ASSOCIATION_INPUTS:
-            raise RefusedError(f"inputs have to be from 1 to {MAX_ASSOCIATION_INPUTS}, not {len(inputs)}")
+            raise RefusedError(f"The number of inputs must be from 1 to {MAX_ASSOCIATION_INPUTS}, not {len(inputs)}")
         rows, without = [], []
         for one in inputs:
             record = self.store.records[kind].get(str(one["id"]))
@@ -166,7 +200,7 @@ class HubSpot:
                 without.append(str(one["id"]))
                 continue
             start = int(one.get("after") or 0)
-            end = start + ASSOCIATIONS_IN_A_BATCH
+            end = start + ASSOCIATIONS_IN_A_PAGE
             association = [{"category": "HUBSPOT_DEFINED", "typeId": 4, "label": None}]
             links = [{"toObjectId": int(id_), "associationTypes": association} for id_ in ids[start:end]]
             more = {"paging": {"next": {"after": str(end), "link": "deprecated"}}} if end < len(ids) else {}
@@ -180,26 +214,32 @@ class HubSpot:
         return batch(rows, errors)
 
     async def _properties(self, request: Request) -> Response:
-        kind = known(request.path_params["kind"])
-        return JSONResponse({"results": list(self.store.definitions[kind].values())})
+        return JSONResponse({"results": list(self.store.definitions[known(request.path_params["kind"])].values())})
+
+    async def _property(self, request: Request) -> Response:
+        found = self.store.definitions[known(request.path_params["kind"])].get(request.path_params["name"])
+        if found is None:
+            raise RefusedError(f"Property {request.path_params['name']} does not exist", 404, "OBJECT_NOT_FOUND")
+        return JSONResponse(found)
 
     async def _pipelines(self, request: Request) -> Response:
-        return JSONResponse({"results": self.store.pipelines.get(request.path_params["kind"], [])})
+        return JSONResponse({"results": self.store.pipelines.get(known(request.path_params["kind"]), [])})
 
     async def _owners(self, request: Request) -> Response:
         query = request.query_params
         limit = int(query.get("limit", 100))
         if not 0 < limit <= MAX_OWNERS:
-            raise RefusedError(f"limit has to be from 1 to {MAX_OWNERS}, not {limit}")
+            raise RefusedError(f"limit must be from 1 to {MAX_OWNERS}, not {limit}")
         archived, after = query.get("archived") == "true", int(query.get("after", 0))
         owners = [one for one in self.store.owners if one["archived"] is archived and int(one["id"]) > after]
         return JSONResponse(page(owners[:limit], len(owners) > limit, request))
 
-    def _shown(self, record: Record, wanted: list[str], history: list[str]) -> dict[str, Any]:
-        asked = [*(wanted or DEFAULTS[record.kind]), *history, "hs_object_id"]
+    def _serialize(self, record: Record, properties: list[str], history: list[str]) -> dict[str, Any]:
+        """An object as the API returns it, without associations."""
+        wanted = [*(properties or DEFAULTS[record.kind]), *history, "hs_object_id"]
         row: dict[str, Any] = {
             "id": record.id,
-            "properties": shown(record.properties, asked, self.store, record.kind),
+            "properties": select(record.properties, wanted, self.store, record.kind),
             "createdAt": record.created_at,
             "updatedAt": record.updated_at,
             "archived": bool(record.archived_at),
@@ -210,15 +250,8 @@ class HubSpot:
             row["propertiesWithHistory"] = {name: record.history[name] for name in history if name in record.history}
         return row
 
-    def describe(self, call: Call) -> None:
-        """Nothing: the path says it all."""
-
-    def meets(self, fault: Fault, call: Call) -> bool:
-        """HubSpot's faults meet every request."""
-        return True
-
-    def answer(self, fault: Fault, call: Call) -> Response | None:
-        """A limit, or a scope that the token lacks."""
+    def fault_response(self, fault: Fault, call: Call) -> Response:
+        """A rate limit, or a scope that the token lacks."""
         if fault.kind == "hubspot_limit":
             return limit_reached(fault.options.get("policy", "TEN_SECONDLY_ROLLING"), call)
         scope = fault.options.get("scope", "crm.objects.companies.read")
@@ -226,15 +259,8 @@ class HubSpot:
         message = "This app hasn't been granted all required scopes to make this call."
         return problem(403, "MISSING_SCOPES", message, call, [error | {"context": {"requiredGranularScopes": [scope]}}])
 
-    def alter(self, fault: Fault, body: bytes) -> bytes:
-        """No fault of HubSpot's own changes a body."""
-        return body
-
     def _fill(self, sizes: dict[str, Any]) -> Any:
-        for kind, size in sizes.items():
-            known(kind, ValueError)
-            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= 100_000:
-                raise ValueError(f"{kind} has to be a whole number from 0 to 100,000, not {size!r}")
+        check_sizes(sizes, KINDS, 100_000)
         self.store.fill(sizes)
         return {kind: len(records) for kind, records in self.store.records.items()}
 
@@ -243,7 +269,7 @@ class HubSpot:
 
 
 class LimitReached(Exception):
-    """There were too many requests of late."""
+    """The client has sent too many requests."""
 
     def __init__(self, policy: str) -> None:
         super().__init__(policy)
@@ -252,12 +278,12 @@ class LimitReached(Exception):
 
 @dataclass
 class Policy(Rolling):
-    """A limit with the name that HubSpot calls it by."""
+    """A rate limit with HubSpot's name for it."""
 
     name: str = ""
 
     def headers(self) -> dict[str, str]:
-        """HubSpot's `x-hubspot-ratelimit-*`."""
+        """The headers `x-hubspot-ratelimit-*`."""
         return {
             "x-hubspot-ratelimit-daily": str(DAILY),
             "x-hubspot-ratelimit-daily-remaining": str(DAILY - len(self.taken)),
@@ -267,25 +293,25 @@ class Policy(Rolling):
         }
 
 
-def known(kind: str, error: type[Exception] = RefusedError) -> str:
-    """The name of a type of objects, if it is one."""
-    if kind not in KINDS:
-        raise error(f"Unable to infer object type from: {kind}")
-    return kind
+def known(name: str) -> str:
+    """The plural of a type of objects."""
+    if name not in TYPES:
+        raise RefusedError(f"Unable to infer object type from: {name}")
+    return TYPES[name]
 
 
 def names(values: list[str]) -> list[str]:
-    """A list in a query: repeated, or separated by commas."""
+    """The values of a query parameter that is repeated or has commas."""
     return [name for value in values for name in value.split(",") if name]
 
 
-def types(link: str) -> list[str]:
-    """An association shows up once for each of its types: here for some, as with labels or a primary company."""
+def association_types(link: str) -> list[str]:
+    """The types of an association, which appears once for each: companies have two, as with labels."""
     return [link, f"{link}_unlabeled"] if link.endswith("to_company") else [link]
 
 
 def page(rows: list[dict[str, Any]], more: bool, request: Request) -> dict[str, Any]:
-    """A page of a list whose cursor is the id of its last row."""
+    """A page of a list; its cursor is the id of its last row."""
     if not more:
         return {"results": rows}
     after = rows[-1]["id"]
@@ -296,31 +322,31 @@ def page(rows: list[dict[str, Any]], more: bool, request: Request) -> dict[str, 
 
 
 def batch(rows: list[dict[str, Any]], errors: list[dict[str, Any]]) -> Response:
-    """The answer to a batch: 207 if some of it failed."""
+    """The response to a batch request: status 207 if part of it failed."""
     now = text(datetime.now(UTC))
     body: dict[str, Any] = {"status": "COMPLETE", "results": rows, "startedAt": now, "completedAt": now}
     return JSONResponse(body | {"numErrors": len(errors), "errors": errors} if errors else body, 207 if errors else 200)
 
 
 def standard_error(category: str, message: str, context: dict[str, list[str]]) -> dict[str, Any]:
-    """An entry of a batch's `errors`."""
+    """An entry of `errors` in a batch response."""
     found = {"status": "error", "category": category, "message": message, "context": context}
     return found | {"errors": [], "links": {}}
 
 
 def correlation_id(call: Call) -> str:
-    """What HubSpot's support asks for."""
+    """The id that identifies a request to HubSpot's support."""
     return str(UUID(int=call.number))
 
 
 def problem(status: int, category: str, message: str, call: Call, errors: Sequence[Any] = ()) -> Response:
-    """An error as HubSpot writes it."""
+    """An error response of HubSpot."""
     body = {"status": "error", "message": message, "correlationId": correlation_id(call), "category": category}
     return JSONResponse(body | ({"errors": list(errors)} if errors else {}), status)
 
 
 def limit_reached(policy: str, call: Call) -> Response:
-    """A 429: the policy says which limit, nothing says until when."""
+    """Status 429. The policy says which limit was reached; the response does not say until when."""
     body = {
         "status": "error",
         "message": f"You have reached your {POLICIES.get(policy, policy.lower())} limit.",

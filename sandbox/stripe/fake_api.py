@@ -1,4 +1,4 @@
-"""Stripe as the server mounts it: who may ask, how often, the lists, and errors as Stripe words them."""
+"""The fake Stripe API: keys, API version, rate limit, lists, and Stripe's error messages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from sandbox.arguments import check_sizes
 from sandbox.control import endpoint
-from sandbox.stripe.shapes import Object, shown
+from sandbox.fake_api import Call, FakeApi, Fault, Settings
+from sandbox.stripe.shapes import Object, serialize
 from sandbox.stripe.store import VERSION, Account, Size, Store
-from sandbox.traffic import Call, Fault, Settings
 
 MAX_PAGE = 100
 LINES = re.compile(r"invoices/(\w+)/lines")
@@ -29,7 +30,7 @@ COMPARE: dict[str, Callable[[int, int], bool]] = {
     "created[lt]": operator.lt,
     "created[lte]": operator.le,
 }
-# Fields of an object that its list can be filtered by.
+# Fields by which a list can be filtered.
 FILTERS = {
     "events": ("type",),
     "invoices": ("customer", "status"),
@@ -39,7 +40,7 @@ FILTERS = {
 
 
 class RefusedError(Exception):
-    """A request that is answered with this status and `error`."""
+    """A request that is rejected with this status and `error`."""
 
     def __init__(self, status: int, message: str, **details: str) -> None:
         super().__init__(message)
@@ -47,7 +48,7 @@ class RefusedError(Exception):
         self.error = {"message": message, "type": "invalid_request_error"} | details
 
 
-BUSY = {
+FAULTS = {
     "stripe_rate_limit": RefusedError(
         429,
         "Request rate limit exceeded. Learn more about rate limits here https://stripe.com/docs/rate-limits.",
@@ -62,47 +63,31 @@ BUSY = {
 }
 
 
-class Stripe:
-    """The vendor: its ASGI app, its control routes and its faults."""
-
+class FakeStripe(FakeApi):
     name = "stripe"
-    kinds: Sequence[str] = tuple(BUSY)
+    fault_kinds: Sequence[str] = tuple(FAULTS)
 
     def __init__(self, token: str, seed: int) -> None:
         self.store = Store(token, seed)
         self.configure(Settings())
-        self.app: ASGIApp = self.serve
         self.control = [endpoint("/accounts", self._create), endpoint("/changes", self._change)]
 
     def configure(self, settings: Settings) -> None:
-        """Begin anew with this limit."""
         self.per_second, self._second, self._taken = settings.stripe_requests_per_second, 0, 0
 
     def reset(self) -> None:
-        """The data as at the start."""
         self.store.reset()
 
-    def describe(self, call: Call) -> None:
-        """A request's path says it all."""
-
-    def meets(self, fault: Fault, call: Call) -> bool:
-        """Stripe's faults meet any request."""
-        return True
-
-    def answer(self, fault: Fault, call: Call) -> Response:
-        """Stripe is busy."""
-        return refusal(BUSY[fault.kind], call)
-
-    def alter(self, fault: Fault, body: bytes) -> bytes:
-        """No fault changes an answer."""
-        return body
+    def fault_response(self, fault: Fault, call: Call) -> Response:
+        """The rate limit, or an object that another request has locked."""
+        return refusal(FAULTS[fault.kind], call)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Key, version, limit, then the object or the list that the path names."""
+        """Check the key, the limit and the version, then return the object or the list that the path names."""
         request, call = Request(scope, receive), scope["sandbox.call"]
         try:
             account = self._account(request)
-            content = answer(account, request)
+            content = content_of(account, request)
             response = json_response(content, call)
         except RefusedError as error:
             response = refusal(error, call)
@@ -121,22 +106,18 @@ class Stripe:
             self._second, self._taken = second, 0
         self._taken += 1
         if self._taken > self.per_second:
-            raise BUSY["stripe_rate_limit"]
+            raise FAULTS["stripe_rate_limit"]
         version = request.headers.get("stripe-version", "")
-        if version != VERSION:  # Stripe would take an account's own version for none
-            raise RefusedError(400, f"Invalid Stripe API version: {version!r}. The sandbox has {VERSION} alone.")
+        if version != VERSION:  # without a version, Stripe would take the account's default
+            raise RefusedError(400, f"Invalid Stripe API version: {version!r}. The sandbox supports only {VERSION}.")
         return account
 
     def _create(self, arguments: dict[str, Any]) -> Any:
         key = arguments.pop("key", None)
         known = [field.name for field in fields(Size) if field.type == "int"]
         if not isinstance(key, str) or not key.startswith(f"{self.store.token}-"):
-            raise ValueError(f"key has to be one that begins with {self.store.token}-")
-        for name, value in arguments.items():
-            if name not in known:
-                raise ValueError(f"there is no size {name!r}; known: {', '.join(known)}")
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 100_000:
-                raise ValueError(f"{name} has to be a whole number from 0 to 100,000, not {value!r}")
+            raise ValueError(f"key must begin with {self.store.token}-")
+        check_sizes(arguments, known, 100_000)
         return {resource: len(rows) for resource, rows in self.store.create(key, Size(**arguments)).rows.items()}
 
     def _change(self, arguments: dict[str, Any]) -> Any:
@@ -155,15 +136,15 @@ def key_of(authorization: str) -> str:
         return ""
 
 
-def answer(account: Account, request: Request) -> Object:
-    """The object or the page that the address asks for. Raises RefusedError."""
+def content_of(account: Account, request: Request) -> Object:
+    """The object or the page of a list at the request's path. Raises RefusedError."""
     path = request.url.path.removeprefix(request.scope["root_path"])
     resource, _, id = path.removeprefix("/v1/").partition("/")
     lines = LINES.fullmatch(path.removeprefix("/v1/"))
     if not path.startswith("/v1/") or resource not in account.rows or ("/" in id and not lines):
         raise RefusedError(404, f"Unrecognized request URL ({request.method}: {path}).")
     if request.method != "GET":
-        raise RefusedError(405, f"The sandbox is for reading: {request.method} is not what it does.")
+        raise RefusedError(405, f"The sandbox is read only and does not support {request.method}.")
     found = account.find(resource, lines[1] if lines else id) if id else None
     if id and found is None:
         message = f"No such {resource.removesuffix('s')}: '{lines[1] if lines else id}'"
@@ -171,48 +152,47 @@ def answer(account: Account, request: Request) -> Object:
     if lines and found:
         return page(found["lines"]["data"], "line_item", path, dict(request.query_params))
     if found:
-        return shown(found)
+        return serialize(found)
     params = dict(request.query_params)
     rows = account.rows[resource]
     for name in FILTERS.get(resource, ()):
         value = params.pop(name, None)
         if value and value != "all":
             rows = [row for row in rows if row[name] == value]
-        elif resource == "subscriptions" and name == "status" and not value:  # Stripe's default leaves them out
+        elif resource == "subscriptions" and name == "status" and not value:  # by default Stripe omits cancelled ones
             rows = [row for row in rows if row["status"] != "canceled"]
-    # An invoice's lines and a subscription's items come in their order, all else newest first.
+    # Subscription items are in their own order, everything else is newest first.
     return page(rows if resource == "subscription_items" else rows[::-1], resource.removesuffix("s"), path, params)
 
 
 def page(rows: list[Object], kind: str, path: str, params: dict[str, str]) -> Object:
-    """A list as Stripe pages it."""
-    limit = whole(params, "limit", 10)
+    """A page of a list."""
+    limit = whole_number(params, "limit", 10)
     if not 1 <= limit <= MAX_PAGE:
         message = f"This value must be between 1 and {MAX_PAGE}."
         raise RefusedError(400, message, code="parameter_invalid_integer", param="limit")
     after, before = (params.pop(name, None) for name in ("starting_after", "ending_before"))
     params.pop("limit", None)
     dated = COMPARE if kind != "line_item" else {}
-    bounds = [(dated[name], whole(params, name, 0)) for name in params if name in dated]
+    bounds = [(dated[name], whole_number(params, name, 0)) for name in params if name in dated]
     if unknown := [name for name in params if name not in dated]:
         message = f"Received unknown parameter: {unknown[0]}"
         raise RefusedError(400, message, code="parameter_unknown", param=unknown[0])
-    start = place(rows, kind, "starting_after", after) + 1 if after else 0
-    end = place(rows, kind, "ending_before", before) if before else len(rows)
+    start = position(rows, kind, "starting_after", after) + 1 if after else 0
+    end = position(rows, kind, "ending_before", before) if before else len(rows)
     found = [row for row in rows[start:end] if all(compare(row["created"], bound) for compare, bound in bounds)]
-    shown_rows = found[-limit:] if before else found[:limit]
-    data = [shown(row) for row in shown_rows]
+    data = [serialize(row) for row in (found[-limit:] if before else found[:limit])]
     return {"object": "list", "data": data, "has_more": len(found) > limit, "url": path}
 
 
-def place(rows: list[Object], kind: str, param: str, id: str) -> int:
+def position(rows: list[Object], kind: str, param: str, id: str) -> int:
     for number, row in enumerate(rows):
         if row["id"] == id:
             return number
     raise RefusedError(400, f"No such {kind}: '{id}'", code="resource_missing", param=param)
 
 
-def whole(params: dict[str, str], name: str, default: int) -> int:
+def whole_number(params: dict[str, str], name: str, default: int) -> int:
     text = params.get(name, str(default))
     if not re.fullmatch(r"-?\d+", text, re.ASCII):
         raise RefusedError(400, f"Invalid integer: {text}", code="parameter_invalid_integer", param=name)
@@ -220,7 +200,7 @@ def whole(params: dict[str, str], name: str, default: int) -> int:
 
 
 def json_response(content: Any, call: Call, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON as Stripe sends it, with the headers that every answer has."""
+    """JSON with the headers that every response has."""
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     every = {"request-id": f"req_sandbox{call.number:06}", "stripe-version": VERSION}
     return Response(body, status, every | (headers or {}), media_type="application/json")

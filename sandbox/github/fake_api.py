@@ -1,4 +1,4 @@
-"""GitHub as the server mounts it: who may ask, how often, and which faults are GitHub's own."""
+"""The fake GitHub API: authentication, rate limits, routes, and faults that only GitHub has."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from sandbox.arguments import check_sizes
 from sandbox.control import endpoint
+from sandbox.fake_api import Call, FakeApi, Fault, Settings
 from sandbox.github.generate import Size
 from sandbox.github.graphql_api import GraphQL, Query
 from sandbox.github.limits import PrimaryLimit
 from sandbox.github.rest import DOCUMENTATION, RefusedError, Rest
 from sandbox.github.store import VIEWER, Store
 from sandbox.limits import Rolling
-from sandbox.traffic import Call, Fault, Settings
 
 TIMEOUT = (
     "Something went wrong while executing your query. This may be the result of a timeout, or it could be "
@@ -39,11 +40,9 @@ MESSAGES = {
 }
 
 
-class GitHub:
-    """The vendor: its ASGI app, its control routes and its faults."""
-
+class FakeGitHub(FakeApi):
     name = "github"
-    kinds: Sequence[str] = ("heavy_page", "secondary_limit", "primary_limit", "graphql_error", "null_node")
+    fault_kinds: Sequence[str] = ("heavy_page", "secondary_limit", "primary_limit", "graphql_error", "null_node")
 
     def __init__(self, token: str, seed: int, archives: Sequence[Path]) -> None:
         self.token = token
@@ -53,22 +52,19 @@ class GitHub:
         rest = Rest(self.store, lambda: (self.core, self.points)).routes
         graphql = [Route(path, self._graphql, methods=["POST"]) for path in ("/graphql", "/api/graphql")]
         self.router = Router([*graphql, Mount("/api/v3", routes=rest), *rest], redirect_slashes=False)
-        self.app: ASGIApp = self.serve
         self.control = [endpoint("/repositories", self._create), endpoint("/changes", self._change)]
 
     def configure(self, settings: Settings) -> None:
-        """Begin anew with these limits."""
         self.points = PrimaryLimit(settings.graphql_points, settings.window_seconds, resource="graphql")
         self.core = PrimaryLimit(settings.rest_requests, settings.window_seconds, resource="core")
         self.points_per_minute = Rolling(settings.graphql_points_per_minute, 60)
         self.requests_per_minute = Rolling(settings.rest_requests_per_minute, 60)
 
     def reset(self) -> None:
-        """The data as at the start."""
         self.store.reset()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Token, limits, the routes, and the headers that every answer has."""
+        """Check the token and the limits, run the route, and add the headers that every response has."""
         request = Request(scope, receive)
         call: Call = scope["sandbox.call"]
         asks_graphql = call.details is not None
@@ -112,18 +108,18 @@ class GitHub:
             return problem(400, query.problem)
         return json_response(self.graphql.execute(query, self.points))
 
-    def describe(self, call: Call) -> None:
-        """For GraphQL: the operation's name, what it costs and how much it asks for."""
+    def inspect(self, call: Call) -> None:
+        """For GraphQL: the operation's name, its cost, and how many rows it requests."""
         if call.method != "POST" or not call.path.endswith("/graphql"):
             return
-        query = self.graphql.understand(call.body)
+        query = self.graphql.parse_request(call.body)
         call.details, call.operation = query, query.operation
         if query.analysis:
             call.cost, call.nodes = query.analysis.cost, query.analysis.nodes
             call.page = query.analysis.page
 
-    def meets(self, fault: Fault, call: Call) -> bool:
-        """GraphQL's faults meet GraphQL requests only; `heavy_page` those that ask for too much."""
+    def accepts(self, fault: Fault, call: Call) -> bool:
+        """GraphQL faults apply to GraphQL requests only, and `heavy_page` only to those that request too much."""
         if fault.kind in ("secondary_limit", "primary_limit"):
             return True
         if call.details is None:
@@ -133,8 +129,8 @@ class GitHub:
         page, nodes = fault.options.get("first", math.inf), fault.options.get("nodes", math.inf)
         return page == nodes == math.inf or bool((call.page or 0) > page or (call.nodes or 0) > nodes)
 
-    def answer(self, fault: Fault, call: Call) -> Response | None:
-        """The limits, the timeout of a heavy page, and errors that come with HTTP 200."""
+    def fault_response(self, fault: Fault, call: Call) -> Response | None:
+        """Rate limits, the timeout of a heavy page, and GraphQL errors, which have status 200."""
         options, headers = fault.options, {"x-github-request-id": request_id(call)}
         budget = self.points if call.details is not None else self.core
         exhausted = budget.headers() | {
@@ -165,7 +161,7 @@ class GitHub:
         return error | {"message": options.get("message", MESSAGES.get(kind, kind))}
 
     def alter(self, fault: Fault, body: bytes) -> bytes:
-        """A null among the nodes, or errors beside true data."""
+        """Replace a node by null, or add an error to the real data."""
         content = json.loads(body)
         if fault.kind == "null_node":
             put_null(content.get("data"), fault.options.get("connection"), fault.options.get("index", 0))
@@ -177,12 +173,8 @@ class GitHub:
         name = arguments.pop("name", None)
         known = [field.name for field in fields(Size) if field.type == "int"]
         if not isinstance(name, str) or not name.replace("-", "").isalnum():
-            raise ValueError("name has to be a word of letters, digits and hyphens")
-        for key, value in arguments.items():
-            if key not in known:
-                raise ValueError(f"there is no size {key!r}; known: {', '.join(known)}")
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1_000_000:
-                raise ValueError(f"{key} has to be a whole number from 0 to 1,000,000, not {value!r}")
+            raise ValueError("name must consist of letters, digits and hyphens")
+        check_sizes(arguments, known, 1_000_000)
         repository = self.store.create(name, Size(**arguments))
         return {"owner": repository.owner.login, "name": repository.name, "id": repository.id}
 
@@ -197,19 +189,19 @@ def request_id(call: Call) -> str:
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON, small and in UTF-8."""
+    """Compact JSON in UTF-8."""
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, headers, media_type="application/json; charset=utf-8")
 
 
 def problem(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as the REST API writes it."""
+    """An error response of the REST API."""
     body = {"message": message, "documentation_url": DOCUMENTATION, "status": str(status)}
     return JSONResponse(body, status, headers)
 
 
 def put_null(data: Any, connection: str | None, index: int) -> bool:
-    """Replace one node of the first connection (of that name, if given) by null; False if there is none."""
+    """Replace a node of the first connection (of that name, if given) by null. Returns False if there is none."""
     if isinstance(data, list):
         return any(put_null(item, connection, index) for item in data)
     if not isinstance(data, dict):
