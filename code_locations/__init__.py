@@ -1,5 +1,7 @@
 """The code locations: a folder, a container, a team each."""
 
-from runtime.missing_secrets import tolerate_missing_secrets
+from runtime import accelerate
+from runtime.load import configuration
 
-tolerate_missing_secrets()
+configuration.prepare()
+accelerate.install()  # the only call; see its docstring

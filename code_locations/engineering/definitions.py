@@ -1,8 +1,8 @@
 """Table of contents of the engineering team's location: each module exports its own `defs`."""
 
-from dagster import Definitions
+from runtime.load import location
 
-from code_locations.engineering import github
-from runtime import location
+with location.isolated_imports(__package__):
+    from code_locations.engineering import github
 
-defs = Definitions.merge(location.defs, github.defs)
+defs = location.merge(github.defs)

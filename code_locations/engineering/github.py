@@ -1,9 +1,7 @@
-"""GitHub: issues, pull requests, stargazers and events, one partition per repository."""
+"""GitHub: issues, pull requests, stargazers and events. One partition per repository."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import dagster as dg
 import dlt
@@ -11,46 +9,36 @@ from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.github import github_reactions, github_repo_events, github_stargazers, github_totals
-from runtime.checks import pipeline_and_schema, primary_key_checks
-from runtime.retries import CHECK_RETRIES
-from runtime.translator import SourceTranslator
-from runtime.warehouse import count, warehouse_pipeline
+from runtime.load.assets import pipeline_of
+from runtime.load.checks import primary_key_checks, run_created_at
+from runtime.load.retries import CHECK_RETRIES
+from runtime.load.settings import LoadConfig, parse_list
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import count, warehouse_pipeline
 
 DATASET = "raw_github"
 
-
-def parse_repositories(value: str) -> Sequence[str]:
-    """The repositories of a comma-separated `owner/name` list, in its order."""
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    wrong = [name for name in names if not re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
-    if wrong or not names or len({name.lower() for name in names}) < len(names):
-        raise ValueError(
-            f"GITHUB_REPOSITORIES={value!r} must be a comma-separated list of owner/name, each once, for example "
-            f"dagster-io/dagster,dlt-hub/dlt. Wrong here: {', '.join(wrong) or ('a name twice' if names else 'empty')}."
-        )
-    return names
-
-
-repositories = dg.StaticPartitionsDefinition(parse_repositories(os.environ.get("GITHUB_REPOSITORIES", "")))
+repositories = dg.StaticPartitionsDefinition(
+    parse_list(
+        "GITHUB_REPOSITORIES",
+        os.environ.get("GITHUB_REPOSITORIES", ""),
+        entry=r"[\w.-]+/[\w.-]+",
+        expected="owner/name, for example dagster-io/dagster,dlt-hub/dlt",
+    )
+)
 translator = SourceTranslator(source="github", owners=["team:engineering"], tags={"domain": "collaboration"})
 
 
-class Load(dg.Config):
-    """Options of a load, set in the launchpad."""
-
-    full_reload: bool = False  # read everything again, not only what changed since the last load
-
-
 @dlt_assets(
-    dlt_source=github_reactions("owner", "name"),  # the shape; the partition says which repository
+    dlt_source=github_reactions("owner", "name"),  # only for its tables: the partition names the repository
     dlt_pipeline=warehouse_pipeline("github_reactions", DATASET),
-    name="github_reactions",
+    name="github_issues_and_pull_requests",
     dagster_dlt_translator=translator,
     partitions_def=repositories,
     pool="github",
 )
 def github_reactions_assets(
-    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: Load
+    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadConfig
 ) -> Iterator[DltEventType]:
     owner, name = context.partition_key.split("/")
     source = github_reactions(owner, name, full_reload=config.full_reload)
@@ -66,7 +54,7 @@ def github_reactions_assets(
     pool="github",
 )
 def github_stargazers_assets(
-    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: Load
+    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadConfig
 ) -> Iterator[DltEventType]:
     owner, name = context.partition_key.split("/")
     source = github_stargazers(owner, name, full_reload=config.full_reload)
@@ -89,37 +77,38 @@ def github_repo_events_assets(context: dg.AssetExecutionContext, dlt: DagsterDlt
 def rows_match_github(
     assets: dg.AssetsDefinition, table: str, created: str, children: Sequence[str] = ()
 ) -> dg.AssetChecksDefinition:
-    """A check of a table against what GitHub counts, and of its `children` against each row's `<child>_total_count`.
+    """A check of a table against the number of rows that GitHub counts.
 
-    `created` is the column that dates a row: what was created after the run began is not expected.
+    The number of rows in each of its `children` must match `<child>_total_count`. `created` is the column with the
+    time at which a row was created: rows that are newer than the run are not counted.
     """
-    pipeline, _ = pipeline_and_schema(assets)
+    pipeline = pipeline_of(assets)
+    with_children = f", each with all of its {' and '.join(children)}" if children else ""
 
     @dg.asset_check(
         asset=["github", table],
-        description="The warehouse has every row that GitHub counts in the repository, and all children of a row.",
+        description=f"The warehouse has all {table.replace('_', ' ')} that GitHub counts{with_children}.",
         retry_policy=CHECK_RETRIES,
     )
     def rows_match_github(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        record = context.instance.get_run_record_by_id(context.run.run_id)
-        started = record.create_timestamp if record else datetime.now(UTC)
+        run_created = run_created_at(context)
         missing, lacking = {}, {}
         for repository in [context.partition_key] if context.has_partition_key else repositories.get_partition_keys():
             owner, name = repository.split("/")
             statement = (
                 f"SELECT count(*) FROM {table} WHERE repository_owner = %s AND repository_name = %s AND {created} <= %s"
             )
-            loaded = count(pipeline, statement, owner, name, started) or 0
-            total = github_totals(owner, name, created_before=started)[table]
-            # More than GitHub counts is right: what was deleted there stays here.
+            loaded = count(pipeline, statement, owner, name, run_created) or 0
+            total = github_totals(owner, name, created_before=run_created)[table]
+            # The warehouse may have more: rows that are deleted at GitHub stay.
             missing[f"missing rows of {repository}"] = max(total - loaded, 0)
             for child in children:
-                lacking[f"rows of {repository} that lack {child}"] = _rows_that_lack(
+                lacking[f"rows of {repository} without all {child}"] = _rows_that_lack(
                     pipeline, table, child, owner, name
                 )
         return dg.AssetCheckResult(
             passed=not any([*missing.values(), *lacking.values()]),
-            # GitHub may count a comment that it does not show; a row that is not there has no such excuse.
+            # GitHub may count a comment that it hides, so only a missing row is an error.
             severity=dg.AssetCheckSeverity.ERROR if any(missing.values()) else dg.AssetCheckSeverity.WARN,
             metadata=missing | lacking,
         )
@@ -128,6 +117,7 @@ def rows_match_github(
 
 
 def _rows_that_lack(pipeline: dlt.Pipeline, table: str, child: str, owner: str, name: str) -> int:
+    """The number of rows with fewer rows in the child table than GitHub counts."""
     repository = "parent.repository_owner = %s AND parent.repository_name = %s"
     rows = count(
         pipeline,
@@ -138,15 +128,18 @@ def _rows_that_lack(pipeline: dlt.Pipeline, table: str, child: str, owner: str, 
         owner,
         name,
     )
-    if rows is None:  # no row has had a child yet, so there is no table of children
+    if rows is None:  # dlt creates the child table with its first row
         statement = f"SELECT count(*) FROM {table} AS parent WHERE {repository} AND parent.{child}_total_count > 0"
         rows = count(pipeline, statement, owner, name)
     return rows or 0
 
 
-@dg.schedule(cron_schedule="7 */6 * * *", target=dg.AssetSelection.groups("github"))
+@dg.schedule(
+    cron_schedule="7 */6 * * *",
+    target=dg.AssetSelection.groups("github"),
+    description="Every six hours: loads what changed, one run per repository. Off until you turn it on.",
+)
 def github_every_six_hours(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-    """Loads what changed, all repositories. Off until you switch it on."""
     for repository in repositories.get_partition_keys():
         yield dg.RunRequest(run_key=f"{context.scheduled_execution_time}:{repository}", partition_key=repository)
 

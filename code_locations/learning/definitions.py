@@ -1,8 +1,8 @@
 """Table of contents of the learning team's location: each module exports its own `defs`."""
 
-from dagster import Definitions
+from runtime.load import location
 
-from code_locations.learning import thinkific
-from runtime import location
+with location.isolated_imports(__package__):
+    from code_locations.learning import thinkific
 
-defs = Definitions.merge(location.defs, thinkific.defs)
+defs = location.merge(thinkific.defs)

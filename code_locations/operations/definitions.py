@@ -1,8 +1,8 @@
 """Table of contents of the operations team's location: each module exports its own `defs`."""
 
-from dagster import Definitions
+from runtime.load import location
 
-from code_locations.operations import filesystem, sql_database
-from runtime import location
+with location.isolated_imports(__package__):
+    from code_locations.operations import filesystem, sql_database
 
-defs = Definitions.merge(location.defs, filesystem.defs, sql_database.defs)
+defs = location.merge(filesystem.defs, sql_database.defs)

@@ -1,20 +1,23 @@
-"""The shop's database: orders and their items by the day they last changed, customers and products whole."""
+"""The shop's database: orders and their items by the day of their last change, and all customers and products."""
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.sql_database import sql_row, sql_tables
-from runtime.checks import pipeline_and_schema, primary_key_checks
-from runtime.translator import SourceTranslator
-from runtime.warehouse import count, warehouse_pipeline
+from runtime.load.assets import pipeline_of
+from runtime.load.checks import checked_window, primary_key_checks
+from runtime.load.retries import CHECK_RETRIES
+from runtime.load.settings import parse_date
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import count, warehouse_pipeline
 
+GROUP = "shop"
 DATASET = "raw_sql_database"
-# What each table is checked by, beside its rows: an amount that adds up.
+# The amount whose sum each table is checked by.
 AMOUNTS = {
     "orders": "total",
     "order_items": "quantity * unit_price",
@@ -23,25 +26,20 @@ AMOUNTS = {
 }
 
 
-def parse_start_date(value: str) -> date:
-    """The day of the oldest change that is loaded; 2026-01-01, when the demo shop opened, unless the value says."""
-    try:
-        return date.fromisoformat(value or "2026-01-01")
-    except ValueError:
-        raise ValueError(f"SHOP_START_DATE={value!r} has to be a day like 2026-01-01.") from None
-
-
-# With today, as far as it has come: a day may be loaded any number of times.
-days = dg.DailyPartitionsDefinition(parse_start_date(os.environ.get("SHOP_START_DATE", "")).isoformat(), end_offset=1)
+# The first day is that of the oldest change that is loaded: the demo shop opened on 2026-01-01. The last day is today,
+# which may be loaded any number of times.
+start_date = parse_date("SHOP_START_DATE", os.environ.get("SHOP_START_DATE", "") or "2026-01-01")
+days = dg.DailyPartitionsDefinition(start_date, end_offset=1)
 translator = SourceTranslator(
     source="sql_database",
+    group=GROUP,
     owners=["team:operations"],
     tags={"domain": "sales"},
     descriptions={
-        "orders": "Orders of the shop, one row each, brought up to date as they change, and removed with them.",
-        "order_items": "The lines of the shop's orders: product, quantity and the price at that time.",
-        "customers": "Customers of the shop, all of them in each load.",
-        "products": "Products of the shop with today's price, all of them in each load.",
+        "orders": "Orders of the shop, one row each. Changed orders are updated, deleted orders are removed.",
+        "order_items": "Lines of the shop's orders: product, quantity and the price at the time of the order.",
+        "customers": "Customers of the shop, one row each. Every load reads all of them.",
+        "products": "Products of the shop with their current price. Every load reads all of them.",
     },
 )
 
@@ -49,10 +47,10 @@ translator = SourceTranslator(
 @dlt_assets(
     dlt_source=sql_tables("sql_database_changes", ["orders", "order_items"], cursor="updated_at", deleted="deleted_at"),
     dlt_pipeline=warehouse_pipeline("sql_database_changes", DATASET),
-    name="sql_database_changes",
+    name="shop_orders_and_order_items",
     dagster_dlt_translator=translator,
     partitions_def=days,
-    pool="sql_database",  # how many loads the database bears at once
+    pool="sql_database",  # limits how many loads read from the database at the same time
 )
 def sql_database_changes_assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
     yield from dlt.run(context=context)
@@ -61,7 +59,7 @@ def sql_database_changes_assets(context: dg.AssetExecutionContext, dlt: DagsterD
 @dlt_assets(
     dlt_source=sql_tables("sql_database_dimensions", ["customers", "products"], deleted="deleted_at"),
     dlt_pipeline=warehouse_pipeline("sql_database_dimensions", DATASET),
-    name="sql_database_dimensions",
+    name="shop_customers_and_products",
     dagster_dlt_translator=translator,
     pool="sql_database",
 )
@@ -72,58 +70,50 @@ def sql_database_dimensions_assets(
 
 
 def rows_match_the_database(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDefinition:
-    """A check of a table's rows and amounts against the database, in the run's days; run alone, in all days."""
-    pipeline, _ = pipeline_and_schema(assets)
+    """A check of a table's rows and amounts against the database."""
 
     @dg.asset_check(
         asset=["sql_database", table],
-        description="Rows that are not deleted, and the sum of their amounts, are the same here and in the database.",
+        description="The warehouse has the same number of rows as the shop's database, and the same total amount. "
+        "Deleted rows do not count.",
+        retry_policy=CHECK_RETRIES,
     )
     def rows_match_the_database(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        start, end = changed_between(context)
+        start, end = checked_window(context, assets.partitions_def)
         rows = f"FROM {table} WHERE deleted_at IS NULL AND updated_at >= {{}} AND updated_at < {{}}"
         cents = f"SELECT CAST(coalesce(sum({AMOUNTS[table]} * 100), 0) AS bigint) {rows}"
         loaded, loaded_cents = (
-            count(pipeline, statement.format("%s", "%s"), start, end) or 0
+            count(pipeline_of(assets), statement.format("%s", "%s"), start, end) or 0
             for statement in (f"SELECT count(*) {rows}", cents)
         )
-        there, there_cents = (
+        expected, expected_cents = (
             sql_row(statement.format(":start", ":end"), start=start, end=end)[0]
             for statement in (f"SELECT count(*) {rows}", cents)
         )
         return dg.AssetCheckResult(
-            passed=(loaded, loaded_cents) == (there, there_cents),
-            # More rows here have moved on to a day that is yet to be loaded, or were deleted without a mark.
-            severity=dg.AssetCheckSeverity.WARN if loaded > there else dg.AssetCheckSeverity.ERROR,
+            passed=(loaded, loaded_cents) == (expected, expected_cents),
+            # Surplus rows have changed on a day that is not loaded yet, or were deleted without a mark.
+            severity=dg.AssetCheckSeverity.WARN if loaded > expected else dg.AssetCheckSeverity.ERROR,
             metadata={
-                "rows here": loaded,
-                "rows in the database": there,
-                "amount here": loaded_cents / 100,
-                "amount in the database": there_cents / 100,
+                "rows in the database": expected,
+                "rows in the warehouse": loaded,
+                "amount in the database": expected_cents / 100,
+                "amount in the warehouse": loaded_cents / 100,
             },
         )
 
     return rows_match_the_database
 
 
-def changed_between(context: dg.AssetCheckExecutionContext) -> tuple[datetime, datetime]:
-    """The time of the changes that the run has seen: its days, until it began."""
-    record = context.instance.get_run_record_by_id(context.run.run_id)
-    began = record.create_timestamp if record else datetime.now(UTC)
-    if not (context.has_partition_key or context.has_partition_key_range):
-        return datetime(1970, 1, 1, tzinfo=UTC), began
-    keys = context.partition_key_range
-    start, end = (days.time_window_for_partition_key(key) for key in (keys.start, keys.end))
-    return start.start, min(end.end, began)
-
-
-@dg.schedule(cron_schedule="23 * * * *", target=dg.AssetSelection.groups("sql_database"))
-def sql_database_every_hour(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-    """Loads what changed yesterday and today, and the dimensions. Off until you switch it on.
-
-    A change bears the time at which its transaction began, and is seen once that commits: yesterday is read again
-    and again, so that a transaction may last a day.
-    """
+@dg.schedule(
+    cron_schedule="23 * * * *",
+    target=dg.AssetSelection.groups(GROUP),
+    description="Every hour: loads the orders that changed yesterday or today, and all customers and products. "
+    "Off until you turn it on.",
+)
+def shop_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    # A change has the time at which its transaction began and becomes visible when it commits. Yesterday is therefore
+    # read again, so that a transaction may take up to a day.
     recent = days.get_partition_keys(current_time=context.scheduled_execution_time)[-2:]
     yield dg.RunRequest(
         run_key=f"{context.scheduled_execution_time}:changes",
@@ -146,5 +136,5 @@ defs = dg.Definitions(
         rows_match_the_database(sql_database_dimensions_assets, "customers"),
         rows_match_the_database(sql_database_dimensions_assets, "products"),
     ],
-    schedules=[sql_database_every_hour],
+    schedules=[shop_hourly],
 )

@@ -1,8 +1,8 @@
 """Table of contents of the revenue team's location: each module exports its own `defs`."""
 
-from dagster import Definitions
+from runtime.load import location
 
-from code_locations.revenue import hubspot, stripe
-from runtime import location
+with location.isolated_imports(__package__):
+    from code_locations.revenue import hubspot, stripe
 
-defs = Definitions.merge(location.defs, hubspot.defs, stripe.defs)
+defs = location.merge(hubspot.defs, stripe.defs)

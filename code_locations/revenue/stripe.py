@@ -1,56 +1,47 @@
-"""Stripe: an account's objects as they are now, its events and balance transactions by day. A group per account."""
+"""Stripe: an account's current objects, and its events and balance transactions by day. One group per account."""
 
 import os
-import re
-from collections.abc import Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Iterator
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.stripe import incremental_stripe_source, stripe_money, stripe_source
-from runtime.checks import pipeline_and_schema, primary_key_checks
-from runtime.translator import SourceTranslator
-from runtime.warehouse import count, warehouse_pipeline
+from runtime.load.assets import pipeline_of
+from runtime.load.checks import checked_window, primary_key_checks
+from runtime.load.retries import CHECK_RETRIES
+from runtime.load.settings import parse_date, parse_list
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import count, warehouse_pipeline
 
-SETTLED_DAYS = 8  # so old, a balance transaction has usually gone from pending to available
+SETTLED_DAYS = 8  # by then a balance transaction has usually changed from pending to available
 MONEY = {"transactions": "count(*)"} | {name: f"coalesce(sum({name}), 0)" for name in ("amount", "fee", "net")}
 
 
-def parse_accounts(value: str) -> Sequence[str]:
-    """The accounts of a comma-separated list, in its order: `stripe` alone where it is empty."""
-    names = [name.strip() for name in value.split(",") if name.strip()] or ["stripe"]
-    wrong = [name for name in names if not re.fullmatch(r"stripe(_[a-z0-9]+)*", name)]
-    if wrong or len(set(names)) < len(names):
-        raise ValueError(
-            f"STRIPE_ACCOUNTS={value!r} must be a comma-separated list of stripe, stripe_eu, …, each once: "
-            f"stripe_eu reads SOURCES__STRIPE_EU__*. Wrong here: {', '.join(wrong) or 'a name twice'}."
-        )
-    return names
-
-
-def parse_start_date(value: str) -> str:
-    """The first day to load, 2026-04-01, with which the sandbox begins, unless the value says."""
-    try:
-        return date.fromisoformat(value or "2026-04-01").isoformat()
-    except ValueError:
-        raise ValueError(f"STRIPE_START_DATE={value!r} has to be a day like 2026-04-01.") from None
-
-
-days = dg.DailyPartitionsDefinition(parse_start_date(os.environ.get("STRIPE_START_DATE", "")))
+# Each account is a source of its own. `stripe` alone if the variable is empty.
+accounts = parse_list(
+    "STRIPE_ACCOUNTS",
+    os.environ.get("STRIPE_ACCOUNTS", "").strip() or "stripe",
+    entry="stripe(_[a-z0-9]+)*",
+    expected="stripe, stripe_eu, and so on, where stripe_eu reads SOURCES__STRIPE_EU__*",
+)
+# The sandbox has data from 2026-04-01 on.
+days = dg.DailyPartitionsDefinition(
+    parse_date("STRIPE_START_DATE", os.environ.get("STRIPE_START_DATE", "") or "2026-04-01")
+)
 
 
 def account_definitions(account: str) -> dg.Definitions:
-    """Assets, checks and schedule of the account whose variables are `SOURCES__<ACCOUNT>__*`, in `raw_<account>`."""
+    """Assets, checks and schedule of one account. It reads `SOURCES__<ACCOUNT>__*` and loads into `raw_<account>`."""
     translator = SourceTranslator(source=account, owners=["team:revenue"], tags={"domain": "billing"})
 
     @dlt_assets(
         dlt_source=stripe_source(section=account),
         dlt_pipeline=warehouse_pipeline(account, f"raw_{account}"),
-        name=account,
+        name=f"{account}_objects",
         dagster_dlt_translator=translator,
-        pool=account,  # Stripe limits the requests of each account
+        pool=account,  # Stripe limits the requests per account
     )
     def objects(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
         yield from dlt.run(context=context)
@@ -58,7 +49,7 @@ def account_definitions(account: str) -> dg.Definitions:
     @dlt_assets(
         dlt_source=incremental_stripe_source(section=account),
         dlt_pipeline=warehouse_pipeline(f"{account}_incremental", f"raw_{account}"),
-        name=f"{account}_incremental",
+        name=f"{account}_events_and_balance_transactions",
         dagster_dlt_translator=translator,
         partitions_def=days,
         pool=account,
@@ -66,14 +57,18 @@ def account_definitions(account: str) -> dg.Definitions:
     def by_day(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
         yield from dlt.run(context=context)
 
-    @dg.schedule(name=f"{account}_daily", cron_schedule="37 1 * * *", target=dg.AssetSelection.groups(account))
+    @dg.schedule(
+        name=f"{account}_daily",
+        cron_schedule="37 1 * * *",
+        target=dg.AssetSelection.groups(account),
+        description="Every night: loads all objects, and the events and balance transactions of yesterday and of the "
+        "week before, because payments settle late. Off until you turn it on.",
+    )
     def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        """Loads all objects, the day that has ended, and the week before it again, as money settles late. Off until
-        you switch it on."""
         day = f"{context.scheduled_execution_time:%Y-%m-%d}"
         yield dg.RunRequest(run_key=f"{day}:objects", asset_selection=list(objects.keys))
         keys = days.get_partition_keys(current_time=context.scheduled_execution_time)[-SETTLED_DAYS:]
-        if keys:  # none yet, where the first day is today
+        if keys:  # there are none if the first day is today
             yield dg.RunRequest(
                 run_key=f"{day}:by_day",
                 asset_selection=list(by_day.keys),
@@ -88,40 +83,42 @@ def account_definitions(account: str) -> dg.Definitions:
 
 
 def money_ties_out(assets: dg.AssetsDefinition, account: str) -> dg.AssetChecksDefinition:
-    """A check of the run's days (run alone: of all days) against what Stripe lists, to the last cent."""
-    pipeline, _ = pipeline_and_schema(assets)
+    """A check of balance transactions against what Stripe lists, to the last cent."""
 
     @dg.asset_check(
         name="money_ties_out",
         asset=[account, "balance_transaction"],
-        description="Transactions, amount, fee and net per currency are as Stripe lists them, and net = amount - fee.",
+        description="Number, amount, fee and net of the balance transactions in each currency are the same as in "
+        "Stripe, and net = amount - fee.",
+        retry_policy=CHECK_RETRIES,
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        since, until = window(context)
+        pipeline = pipeline_of(assets)
+        since, until = checked_window(context, days)
         rows = "FROM balance_transaction WHERE created >= %s AND created < %s"
-        there = stripe_money(since, until, section=account)
-        here = {
+        expected = stripe_money(since, until, section=account)
+        loaded = {
             currency: {
                 name: count(pipeline, f"SELECT {measure} {rows} AND currency = %s", since, until, currency) or 0
                 for name, measure in MONEY.items()
             }
-            for currency in there
+            for currency in expected
         }
         wrong = {
-            f"{name} in {currency}": f"{here[currency][name]} here, {amount} at Stripe"
-            for currency, money in there.items()
+            f"{name} in {currency}": f"{loaded[currency][name]} in the warehouse, {amount} in Stripe"
+            for currency, money in expected.items()
             for name, amount in money.items()
-            if here[currency][name] != amount
+            if loaded[currency][name] != amount
         }
-        # A currency that Stripe does not list at all is in none of these.
+        # Includes the transactions in a currency that Stripe does not list at all.
         surplus = (count(pipeline, f"SELECT count(*) {rows}", since, until) or 0) - sum(
-            money["transactions"] for money in here.values()
+            money["transactions"] for money in loaded.values()
         )
         uneven = count(pipeline, f"SELECT count(*) {rows} AND net <> amount - fee", since, until) or 0
         return dg.AssetCheckResult(
             passed=not (wrong or surplus or uneven),
             metadata={
-                **{f"net in {currency}": money["net"] for currency, money in here.items()},
+                **{f"net in {currency}": money["net"] for currency, money in loaded.items()},
                 "transactions that Stripe does not list": surplus,
                 "transactions with net other than amount - fee": uneven,
                 **wrong,
@@ -131,17 +128,4 @@ def money_ties_out(assets: dg.AssetsDefinition, account: str) -> dg.AssetChecksD
     return check
 
 
-def window(context: dg.AssetCheckExecutionContext) -> tuple[datetime, datetime]:
-    """The time that the run's days cover: all days, if it has none."""
-    if context.has_partition_key or context.has_partition_key_range:
-        keys = context.partition_key_range
-        first, last = keys.start, keys.end
-    else:
-        first, last = days.get_first_partition_key() or "", days.get_last_partition_key() or ""
-    start, end = (days.time_window_for_partition_key(key) for key in (first, last))
-    return start.start, end.end
-
-
-defs = dg.Definitions.merge(
-    *(account_definitions(account) for account in parse_accounts(os.environ.get("STRIPE_ACCOUNTS", "")))
-)
+defs = dg.Definitions.merge(*map(account_definitions, accounts))

@@ -1,4 +1,4 @@
-"""The engineering location on the sandbox: what arrives, and what a user reads when a setting is wrong."""
+"""The engineering location on the sandbox: what it loads, and its messages when a setting is wrong."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.code_locations.conftest import Location
-from tests.conftest import RECORDED, Sandbox, Start
+from tests.support.location import Location
+from tests.support.paths import RECORDED
+from tests.support.sandbox import Sandbox, StartSandbox
 
 HANDBOOK = ("sandbox/handbook",)
 
@@ -19,8 +20,8 @@ def location(tmp_path: Path, sandbox: Sandbox) -> Location:
         "github",
         tmp_path,
         GITHUB_REPOSITORIES="sandbox/handbook,sandbox/empty",
-        SOURCES__GITHUB__ACCESS_TOKEN=sandbox.token,
-        SOURCES__GITHUB__API_BASE_URL=sandbox.github_url,
+        SOURCES__GITHUB__ACCESS_TOKEN=sandbox.github.token,
+        SOURCES__GITHUB__API_BASE_URL=sandbox.github.url,
     )
 
 
@@ -29,7 +30,7 @@ def count(location: Location, table: str) -> int:
     return int(rows)
 
 
-def test_a_repository_loads_with_all_checks_passed(location: Location) -> None:
+def test_a_repository_loads_and_all_checks_pass(location: Location) -> None:
     report = location.load(partition=HANDBOOK)
 
     assert report["success"], report["failures"]
@@ -46,7 +47,7 @@ def test_a_repository_loads_with_all_checks_passed(location: Location) -> None:
     assert (count(location, "issues"), count(location, "pull_requests")) == (130, 60)
 
 
-def test_an_empty_repository_loads_too(location: Location) -> None:
+def test_an_empty_repository_loads(location: Location) -> None:
     report = location.load(partition=("sandbox/empty",))
 
     assert report["success"], report["failures"]
@@ -62,7 +63,7 @@ def test_an_empty_repository_loads_too(location: Location) -> None:
         ("INSERT INTO stargazers SELECT * FROM stargazers LIMIT 1", "stargazers.primary_key_is_unique"),
     ],
 )
-def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
+def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str, failed: str) -> None:
     location.load(partition=HANDBOOK)
     location.sql(damage)
     checks = location.load(partition=HANDBOOK)["checks"]
@@ -95,7 +96,9 @@ def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str
         ),
     ],
 )
-def test_a_run_says_what_to_change(location: Location, partition: str, settings: dict[str, str], sentence: str) -> None:
+def test_a_failed_run_says_what_to_change(
+    location: Location, partition: str, settings: dict[str, str], sentence: str
+) -> None:
     location.environment |= settings
     report = location.load(partition=(partition,))
 
@@ -108,21 +111,21 @@ def test_a_run_says_what_to_change(location: Location, partition: str, settings:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"GITHUB_REPOSITORIES": ""}, "Wrong here: empty."),
+        ({"GITHUB_REPOSITORIES": ""}, "The list is empty."),
         ({"GITHUB_REPOSITORIES": "dlt"}, "must be a comma-separated list of owner/name"),
-        ({"GITHUB_REPOSITORIES": "a/b,c d/e"}, "Wrong here: c d/e."),
-        ({"GITHUB_REPOSITORIES": "a/b, A/B"}, "Wrong here: a name twice."),
+        ({"GITHUB_REPOSITORIES": "a/b,c d/e"}, "Not valid: c d/e."),
+        ({"GITHUB_REPOSITORIES": "a/b, A/B"}, "Listed twice: a/b."),
         ({"WAREHOUSE": "oracel"}, "WAREHOUSE=oracel is not a destination that dlt knows. Set it to duckdb, postgres"),
     ],
 )
-def test_a_location_that_cannot_load_says_what_to_change(
+def test_an_import_with_a_wrong_setting_says_what_to_change(
     location: Location, settings: dict[str, str], sentence: str
 ) -> None:
     location.environment |= settings
-    process = location.definitions()
+    [report] = location.run({"assets": [["github", "not_loaded"]], "tags": {}, "config": {}})
 
-    assert process.returncode == 1
-    assert sentence in process.stderr.strip().splitlines()[-1]
+    assert not report["success"]
+    assert sentence in report["failures"][0].partition("Stack Trace")[0]
 
 
 def test_importing_needs_no_secret_no_network_and_no_warehouse(location: Location) -> None:
@@ -160,11 +163,11 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="CONTRACTS_DIR has no neighbour recorded/")
-def test_a_real_repository_arrives_whole(location: Location, start_sandbox: Start) -> None:
+def test_a_real_repository_loads_completely(location: Location, start_sandbox: StartSandbox) -> None:
     sandbox = start_sandbox(SANDBOX_GITHUB_ARCHIVES=str(RECORDED))
     location.environment |= {
         "GITHUB_REPOSITORIES": "tlswg/tls13-spec",
-        "SOURCES__GITHUB__API_BASE_URL": sandbox.github_url,
+        "SOURCES__GITHUB__API_BASE_URL": sandbox.github.url,
     }
     report = location.load(partition=("tlswg/tls13-spec",))
 

@@ -1,12 +1,12 @@
-"""The learning location on the sandbox: what arrives, its lineage, and what a user reads when a setting is wrong."""
+"""The learning location on the sandbox: what it loads, its lineage, and its messages when a setting is wrong."""
 
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from tests.code_locations.conftest import Location
-from tests.conftest import Sandbox
+from tests.support.location import Location
+from tests.support.sandbox import Sandbox
 
 TABLES = ("courses", "users", "enrollments", "course_reviews")
 
@@ -17,13 +17,13 @@ def location(tmp_path: Path, sandbox: Sandbox) -> Location:
         "learning",
         "thinkific",
         tmp_path,
-        SOURCES__THINKIFIC__API_KEY=sandbox.token,
+        SOURCES__THINKIFIC__API_KEY=sandbox.thinkific.token,
         SOURCES__THINKIFIC__SUBDOMAIN="sandbox",
-        SOURCES__THINKIFIC__API_BASE_URL=sandbox.thinkific_url,
+        SOURCES__THINKIFIC__API_BASE_URL=sandbox.thinkific.url,
     )
 
 
-def test_the_site_loads_with_all_checks_passed_and_then_its_changes(location: Location, sandbox: Sandbox) -> None:
+def test_the_first_load_reads_the_site_and_later_loads_its_changes(location: Location, sandbox: Sandbox) -> None:
     report = location.load()
 
     assert report["success"], report["failures"]
@@ -31,8 +31,8 @@ def test_the_site_loads_with_all_checks_passed_and_then_its_changes(location: Lo
     assert report["checks"] == {f"{table}.{check}": True for table in TABLES for check in checks}
     assert report["rows"] == {"courses": 12, "users": 600, "enrollments": 2_400, "course_reviews": 150}
 
-    sandbox.change_site("progress", percentage=0.5)
-    sandbox.change_site("delete", "users", id=1_050)
+    sandbox.thinkific.change("progress", percentage=0.5)
+    sandbox.thinkific.change("delete", "users", id=1_050)
     report = location.load()
 
     assert report["rows"] == {"courses": 12, "users": 599, "enrollments": 1, "course_reviews": 149}
@@ -40,8 +40,8 @@ def test_the_site_loads_with_all_checks_passed_and_then_its_changes(location: Lo
     assert location.load("enrollments", full_reload=True)["rows"] == {"enrollments": 2_396}
 
 
-def test_an_empty_site_loads_too(location: Location, sandbox: Sandbox) -> None:
-    sandbox.create_site(courses=0, users=0, enrollments=0, course_reviews=0)
+def test_an_empty_site_loads(location: Location, sandbox: Sandbox) -> None:
+    sandbox.thinkific.create_site(courses=0, users=0, enrollments=0, course_reviews=0)
     report = location.load()
 
     assert report["success"], report["failures"]
@@ -63,7 +63,7 @@ def test_reviews_load_without_their_courses(location: Location) -> None:
         ("INSERT INTO enrollments SELECT * FROM enrollments LIMIT 1", "enrollments.primary_key_is_unique"),
     ],
 )
-def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
+def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str, failed: str) -> None:
     location.load("enrollments")
     location.sql(damage)
     checks = location.load("enrollments")["checks"]
@@ -76,7 +76,7 @@ def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str
 @pytest.mark.parametrize(
     ("value", "sentence"), [("", "{} is missing or empty: set it to read from Thinkific."), ("canary-7f3a", "{}")]
 )
-def test_a_run_says_what_to_change(location: Location, variable: str, value: str, sentence: str) -> None:
+def test_a_failed_run_says_what_to_change(location: Location, variable: str, value: str, sentence: str) -> None:
     location.environment[variable] = value
     report = location.load()
 

@@ -1,4 +1,4 @@
-"""The files of the operations location: what arrives, what a broken one does to a run, and when the sensor launches."""
+"""The files of the operations location: what loads, what a broken file does to a run, and what the sensor launches."""
 
 import os
 from importlib import import_module
@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dlt_sources.http import SourceError
+from dlt_sources.errors import SourceError
 from sandbox.files import make
-from tests.code_locations.conftest import Location
+from tests.support.location import Location
 
 TABLES = ("deliveries", "clicks", "stock")
 
@@ -31,7 +31,7 @@ def files(location: Location) -> Path:
     return location.folder / "files"
 
 
-def test_the_files_load_and_later_ones_too(location: Location, files: Path) -> None:
+def test_a_load_brings_all_files_and_later_loads_new_files(location: Location, files: Path) -> None:
     report = location.load(*TABLES)
     assert report["success"], report["failures"]
     assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
@@ -46,7 +46,7 @@ def test_the_files_load_and_later_ones_too(location: Location, files: Path) -> N
     assert location.sql("SELECT count(DISTINCT _file) FROM deliveries") == [(4,)]
 
 
-def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded(
+def test_a_broken_file_fails_the_run_with_its_name_and_line_after_all_other_files_are_loaded(
     location: Location, files: Path
 ) -> None:
     (files / "deliveries/0.csv").write_text("id,note\n1\n")
@@ -56,8 +56,8 @@ def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded
     assert report["rows"] == {"deliveries": 150, "clicks": 600, "stock": 180}
     [failure] = report["failures"]
     message = failure.partition("Stack Trace")[0]
-    assert "2 broken, all other files are loaded." in message
-    assert "deliveries/0.csv, line 2: 1 fields, where the header has 2" in message
+    assert "2 broken files, all other files are loaded." in message
+    assert "deliveries/0.csv, line 2: 1 fields, but the header has 2" in message
     assert "clicks/9.jsonl, line 2: not JSON" in message
 
     (files / "deliveries/0.csv").write_text("id,note\n1,mended\n")
@@ -67,7 +67,7 @@ def test_a_broken_file_fails_the_run_by_name_and_line_once_the_others_are_loaded
     assert report["rows"] == {"deliveries": 1, "clicks": 0, "stock": 0}
 
 
-def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: Location, files: Path) -> None:
+def test_checks_find_missing_rows_duplicate_rows_and_values_of_another_type(location: Location, files: Path) -> None:
     (files / "clicks/9.jsonl").write_text('{"id": "9", "milliseconds": "many"}\n')
     report = location.load(*TABLES)
     assert report["success"], report["failures"]
@@ -85,7 +85,7 @@ def test_the_checks_see_rows_that_are_lost_doubled_or_of_another_type(location: 
     ]
 
 
-def test_a_folder_may_be_called_as_a_word_of_sql(location: Location, files: Path) -> None:
+def test_a_folder_may_have_the_name_of_an_sql_keyword(location: Location, files: Path) -> None:
     (files / "stock").rename(files / "order")
     location.environment["FILESYSTEM_TABLES"] = "order:parquet"
     report = location.load("order")
@@ -95,7 +95,7 @@ def test_a_folder_may_be_called_as_a_word_of_sql(location: Location, files: Path
     assert report["checks"] == {"order.files_are_whole": True, "order.types_agree": True}
 
 
-def test_a_run_says_what_to_change_and_the_location_loads(location: Location) -> None:
+def test_without_a_bucket_url_the_location_imports_and_a_run_names_the_variable(location: Location) -> None:
     location.environment["SOURCES__FILESYSTEM__BUCKET_URL"] = ""
     report = location.load(*TABLES)
     assert not report["success"]
@@ -104,18 +104,18 @@ def test_a_run_says_what_to_change_and_the_location_loads(location: Location) ->
 
 
 class Sensor:
-    """The sensor, which keeps its cursor as the daemon does."""
+    """The sensor and its cursor, which the daemon would store."""
 
     def __init__(self, files: Path) -> None:
         self.files = files
         self.cursor: str | None = None
-        self.definition = import_module("code_locations.operations.filesystem").filesystem_new_files
+        self.definition = import_module("code_locations.operations.filesystem").deliveries_on_new_files
 
     def tick(self) -> dict[str, list[str]]:
         """What a tick launches: run key → tables."""
         tick = self.definition.evaluate_tick(dg.build_sensor_context(cursor=self.cursor))
         self.cursor = tick.cursor or self.cursor
-        assert tick.run_requests or "Nothing new among" in tick.skip_message
+        assert tick.run_requests or "is new or has changed" in tick.skip_message
         return {request.run_key: [key.path[-1] for key in request.asset_selection] for request in tick.run_requests}
 
 
@@ -126,11 +126,11 @@ def sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sensor:
     return Sensor(tmp_path)
 
 
-def test_the_sensor_is_off_until_it_is_switched_on(sensor: Sensor) -> None:
+def test_the_sensor_is_off_by_default(sensor: Sensor) -> None:
     assert sensor.definition.default_status is dg.DefaultSensorStatus.STOPPED
 
 
-def test_the_sensor_launches_what_has_changed_and_nothing_twice(sensor: Sensor) -> None:
+def test_the_sensor_launches_each_change_exactly_once(sensor: Sensor) -> None:
     assert sensor.tick() == {}
     make(sensor.files)
     first = sensor.tick()
@@ -143,14 +143,14 @@ def test_the_sensor_launches_what_has_changed_and_nothing_twice(sensor: Sensor) 
     os.utime(file, (0, 0))  # older than all others
     second = sensor.tick()
     assert list(second.values()) == [["deliveries"]]
-    after, sensor.cursor = sensor.cursor, before  # a tick that died before its cursor was kept
+    after, sensor.cursor = sensor.cursor, before  # a tick that crashed before its cursor was stored
     assert sensor.tick() == second
     assert sensor.cursor == after
 
     file.write_text("id\n1\n2\n")
     third = sensor.tick()
     file.write_text("id\n1\n")
-    os.utime(file, (0, 0))  # back to a state that was launched before: the warehouse has another by now
+    os.utime(file, (0, 0))  # back to a state that was launched before, but the warehouse has a newer one
     fourth = sensor.tick()
     assert len(first | second | third | fourth) == 4
 
@@ -159,11 +159,13 @@ def test_the_sensor_launches_what_has_changed_and_nothing_twice(sensor: Sensor) 
     ("url", "sentence"),
     [
         ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty"),
-        ("/nowhere", "there is no folder /nowhere."),
+        ("/nowhere", "the folder /nowhere does not exist."),
         ("s3://bucket/in", "SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY is missing or empty"),
     ],
 )
-def test_a_tick_says_what_to_change(sensor: Sensor, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str) -> None:
+def test_a_failed_tick_says_what_to_change(
+    sensor: Sensor, monkeypatch: pytest.MonkeyPatch, url: str, sentence: str
+) -> None:
     monkeypatch.setenv("SOURCES__FILESYSTEM__BUCKET_URL", url)
     monkeypatch.setenv("SOURCES__FILESYSTEM__CREDENTIALS__AWS_ACCESS_KEY_ID", "canary-1c2d")
     with pytest.raises(SourceError, match=sentence) as error:
@@ -174,12 +176,12 @@ def test_a_tick_says_what_to_change(sensor: Sensor, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("", "Wrong here: empty."),
+        ("", "The list is empty."),
         ("orders", "must be a comma-separated list of table:format"),
-        ("orders:csv,Kunden:csv", "Wrong here: Kunden:csv."),
-        ("orders:csv,orders:jsonl", "Wrong here: a table twice."),
+        ("orders:csv,Kunden:csv", "Not valid: Kunden:csv."),
+        ("orders:csv,orders:jsonl", "Listed twice: orders."),
     ],
 )
-def test_a_wrong_list_of_tables_says_so(sensor: Sensor, value: str, sentence: str) -> None:
+def test_a_wrong_list_of_tables_is_rejected_with_the_reason(sensor: Sensor, value: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         import_module("code_locations.operations.filesystem").parse_tables(value)

@@ -1,4 +1,4 @@
-"""The operations location on the demo shop: what arrives by days, late or deleted, and what a user reads on failure."""
+"""The operations location on the demo shop: loads by day, late changes, deletions, and its messages on failure."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -8,8 +8,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from tests.code_locations.conftest import Location
-from tests.conftest import Shop
+from tests.support.database import Database
+from tests.support.location import Location
 
 CHANGES = ("order_items", "orders")
 DIMENSIONS = ("customers", "products")
@@ -17,7 +17,7 @@ CREDENTIALS = "SOURCES__SQL_DATABASE__CREDENTIALS"
 
 
 @pytest.fixture
-def location(tmp_path: Path, demo_shop: Shop) -> Location:
+def location(tmp_path: Path, demo_shop: Database) -> Location:
     return Location(
         "operations",
         "sql_database",
@@ -31,14 +31,14 @@ def one(day: str) -> tuple[str, str]:
     return day, day
 
 
-def backdate(shop: Shop, number: int, moment: str) -> None:
-    """Changes an order as if it had been then: without the trigger that says when it really was."""
+def backdate(shop: Database, number: int, moment: str) -> None:
+    """Changes an order as if that had happened at `moment`, bypassing the trigger that sets the real time."""
     with shop.connect() as connection, connection, connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute("UPDATE orders SET note = 'late', updated_at = %s WHERE id = %s", [moment, number])
 
 
-def test_all_days_are_one_run_and_a_busy_day_another_and_all_adds_up(location: Location, demo_shop: Shop) -> None:
+def test_a_backfill_and_a_later_day_match_the_database(location: Location, demo_shop: Database) -> None:
     report = location.load(*CHANGES, partition=("2026-01-01", "2026-04-10"))
     assert report["success"], report["failures"]
     assert report["rows"] == {"orders": 100_000, "order_items": 199_775}
@@ -58,7 +58,7 @@ def test_all_days_are_one_run_and_a_busy_day_another_and_all_adds_up(location: L
     assert location.sql("SELECT count(*) FROM orders WHERE deleted_at IS NOT NULL") == [(0,)]
 
 
-def test_a_day_is_that_day_and_may_be_loaded_again(location: Location, demo_shop: Shop) -> None:
+def test_a_day_has_the_changes_of_that_day_and_may_be_loaded_again(location: Location, demo_shop: Database) -> None:
     backdate(demo_shop, 1, "2026-01-02 00:00:00+00")
     backdate(demo_shop, 2, "2026-01-02 23:59:59.999999+00")
     backdate(demo_shop, 3, "2026-01-03 00:00:00+00")
@@ -73,7 +73,7 @@ def test_a_day_is_that_day_and_may_be_loaded_again(location: Location, demo_shop
         assert location.sql("SELECT id FROM orders WHERE note = 'late' ORDER BY id") == [(1,), (2,)]
 
 
-def test_an_order_that_changes_late_leaves_its_day(location: Location, demo_shop: Shop) -> None:
+def test_an_order_that_changes_again_moves_to_its_new_day(location: Location, demo_shop: Database) -> None:
     backdate(demo_shop, 1, "2026-01-02 12:00:00+00")
     location.load("orders", partition=one("2026-01-02"))
     backdate(demo_shop, 1, "2026-01-05 12:00:00+00")
@@ -86,8 +86,8 @@ def test_an_order_that_changes_late_leaves_its_day(location: Location, demo_shop
     assert location.sql("SELECT updated_at FROM orders WHERE id = 1") == [(moment,)]
 
 
-def test_a_transaction_that_commits_late_is_seen_when_its_day_is_read_again(
-    location: Location, demo_shop: Shop
+def test_a_transaction_that_commits_late_is_loaded_when_its_day_is_loaded_again(
+    location: Location, demo_shop: Database
 ) -> None:
     day = one(datetime.now(UTC).date().isoformat())
     with demo_shop.connect() as slow:
@@ -98,7 +98,7 @@ def test_a_transaction_that_commits_late_is_seen_when_its_day_is_read_again(
     assert location.sql("SELECT note FROM orders") == [("late",)]
 
 
-def test_dimensions_load_whole(location: Location) -> None:
+def test_every_load_reads_all_customers_and_products(location: Location) -> None:
     for _ in range(2):
         report = location.load(*DIMENSIONS)
         assert report["success"], report["failures"]
@@ -107,7 +107,7 @@ def test_dimensions_load_whole(location: Location) -> None:
         assert location.sql("SELECT count(*), count(credit_limit) FROM customers") == [(5_000, 4_286)]
 
 
-def test_a_check_sees_what_is_wrong(location: Location) -> None:
+def test_checks_find_missing_duplicate_and_surplus_rows_and_wrong_amounts(location: Location) -> None:
     location.load(*DIMENSIONS)
     unique, match = "sql_database/products.primary_key_is_unique", "sql_database/products.rows_match_the_database"
     wanted = {
@@ -115,7 +115,7 @@ def test_a_check_sees_what_is_wrong(location: Location) -> None:
         "DELETE FROM products WHERE id = 1": {match: "ERROR"},
         "UPDATE products SET price = price + 0.01 WHERE id = 1": {match: "ERROR"},
         "INSERT INTO products SELECT * FROM products WHERE id = 1": {unique: "ERROR", match: "WARN"},
-        # As if it had been deleted in the database without a mark: nothing tells the load.
+        # As if the row had been deleted in the database: a load cannot notice that.
         "INSERT INTO products SELECT * REPLACE (501 AS id) FROM products WHERE id = 1": {match: "WARN"},
     }
     reports = location.run(*({"checks": ["sql_database", "products"], "damage": damage} for damage in wanted))
@@ -128,14 +128,14 @@ def test_a_check_sees_what_is_wrong(location: Location) -> None:
     ("url", "sentence"),
     [
         ("", f"{CREDENTIALS} is missing or empty: set it to read from the database."),
-        ("postgresql://shop:canary-7f3a@[::1/shop", f"{CREDENTIALS} has to look like postgresql://"),
+        ("postgresql://shop:canary-7f3a@[::1/shop", f"{CREDENTIALS} must look like postgresql://"),
         (
             "postgresql://shop:canary-7f3a@127.0.0.1:1/shop",
-            f"The database shop at 127.0.0.1 cannot be reached, or refuses; check {CREDENTIALS}: ",
+            f"Cannot connect to the database shop at 127.0.0.1; check {CREDENTIALS}: ",
         ),
     ],
 )
-def test_a_run_says_what_to_change(location: Location, url: str, sentence: str) -> None:
+def test_a_failed_run_says_what_to_change(location: Location, url: str, sentence: str) -> None:
     location.environment[CREDENTIALS] = url
     report = location.load("orders", partition=one("2026-01-02"))
 
@@ -154,7 +154,7 @@ def test_a_run_says_what_to_change(location: Location, url: str, sentence: str) 
         "CREATE TABLE mine (id integer)",
     ],
 )
-def test_the_location_may_only_read_the_shop(location: Location, demo_shop: Shop, statement: str) -> None:
+def test_the_location_may_only_read_the_shop(location: Location, demo_shop: Database, statement: str) -> None:
     with closing(psycopg2.connect(location.environment[CREDENTIALS])) as reader, reader.cursor() as cursor:
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cursor.execute(statement)
@@ -163,12 +163,13 @@ def test_the_location_may_only_read_the_shop(location: Location, demo_shop: Shop
         cursor.execute("SELECT * FROM later")
 
 
-def test_a_start_date_that_is_none_is_told(location: Location) -> None:
+def test_a_wrong_start_date_is_rejected(location: Location) -> None:
     location.environment["SHOP_START_DATE"] = "1.2.2026"
-    process = location.definitions()
+    [report] = location.run({"assets": [["sql_database", "not_loaded"]], "tags": {}, "config": {}})
 
-    assert process.returncode == 1
-    assert "SHOP_START_DATE='1.2.2026' has to be a day like 2026-01-01." in process.stderr.strip().splitlines()[-1]
+    assert not report["success"]
+    sentence = "SHOP_START_DATE='1.2.2026' is not a date. Write it as 2026-01-31."
+    assert sentence in report["failures"][0].partition("Stack Trace")[0]
 
 
 def test_importing_needs_no_secret_no_database_and_no_warehouse(location: Location) -> None:
@@ -190,18 +191,18 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert set(specs) == {f"sql_database/{table}" for table in (*CHANGES, *DIMENSIONS)}
     for spec in specs.values():
         assert spec.description
-        assert spec.group_name == "sql_database"
+        assert spec.group_name == "shop"
         assert spec.owners == ["team:operations"]
         assert {"dlt", "sql_database", "duckdb"} <= spec.kinds
         assert list(spec.deps) == []
 
 
-def test_the_schedule_reads_yesterday_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_schedule_loads_yesterday_and_today(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("FILESYSTEM_TABLES", "deliveries:csv,clicks:jsonl,stock:parquet")
     from code_locations.operations.definitions import defs
 
-    schedule = defs.resolve_schedule_def("sql_database_every_hour")
+    schedule = defs.resolve_schedule_def("shop_hourly")
     with dg.instance_for_test() as instance:
         tick = datetime(2026, 3, 2, 0, 23, tzinfo=UTC)
         context = dg.build_schedule_context(instance, tick, repository_def=defs.get_repository_def())

@@ -1,11 +1,11 @@
-"""HubSpot in the revenue location on the sandbox: what arrives, and what a user reads when a setting is wrong."""
+"""HubSpot in the revenue location on the sandbox: what it loads, and its messages when a setting is wrong."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.code_locations.conftest import Location
-from tests.conftest import Sandbox
+from tests.support.location import Location
+from tests.support.sandbox import Sandbox
 
 KINDS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
 STAGED = tuple(f"{what}_{kind}" for what in ("pipelines", "stages_timing") for kind in ("deals", "tickets"))
@@ -21,12 +21,12 @@ def location(tmp_path: Path, sandbox: Sandbox) -> Location:
         "hubspot",
         tmp_path,
         RUNTIME__REQUEST_BACKOFF_FACTOR="0.01",
-        SOURCES__HUBSPOT__API_KEY=sandbox.token,
-        SOURCES__HUBSPOT__API_BASE_URL=sandbox.hubspot_url,
+        SOURCES__HUBSPOT__API_KEY=sandbox.hubspot.token,
+        SOURCES__HUBSPOT__API_BASE_URL=sandbox.hubspot.url,
     )
 
 
-def test_everything_loads_with_all_checks_passed_and_then_nothing(location: Location, sandbox: Sandbox) -> None:
+def test_the_first_load_reads_everything_and_the_next_only_what_changed(location: Location, sandbox: Sandbox) -> None:
     report = location.load(*KINDS, *OTHERS, *HISTORIES)
 
     assert report["success"], report["failures"]
@@ -36,7 +36,7 @@ def test_everything_loads_with_all_checks_passed_and_then_nothing(location: Loca
     unique = {f"{name}.primary_key_is_unique": True for name in (*KINDS, *OTHERS, *HISTORIES)}
     assert report["checks"] == unique | {f"{kind}.rows_match_hubspot": True for kind in KINDS}
 
-    sandbox.change_crm("edit", type="deals", id="3000001", properties={"dealname": "Renamed"})
+    sandbox.hubspot.change("edit", type="deals", id="3000001", properties={"dealname": "Renamed"})
     report = location.load(*KINDS, *OTHERS)
     assert report["success"], report["failures"]
     assert {name for name, rows in report["rows"].items() if rows} == {"deals", "stages_timing_deals"}
@@ -52,7 +52,7 @@ def test_everything_loads_with_all_checks_passed_and_then_nothing(location: Loca
         ("INSERT INTO products SELECT * FROM products LIMIT 1", "products.primary_key_is_unique"),
     ],
 )
-def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str) -> None:
+def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str, failed: str) -> None:
     location.load("products")
     location.sql(damage)
     checks = location.load("products")["checks"]
@@ -68,7 +68,7 @@ def test_a_check_sees_what_is_wrong(location: Location, damage: str, failed: str
         ("canary-7f3a", "check SOURCES__HUBSPOT__API_KEY"),
     ],
 )
-def test_a_run_says_what_to_change(location: Location, key: str, sentence: str) -> None:
+def test_a_failed_run_says_what_to_change(location: Location, key: str, sentence: str) -> None:
     location.environment["SOURCES__HUBSPOT__API_KEY"] = key
     report = location.load("owners")
 

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from sandbox.stripe.store import Account, Store
-from tests.code_locations.conftest import Location, Run, materialize
-from tests.conftest import Sandbox
+from tests.support.location import Location, Run, materialize
+from tests.support.sandbox import Sandbox
 
 OBJECTS = ("subscription", "account", "coupon", "customer", "invoice", "product", "price")
 BY_DAY = ("event", TABLE := "balance_transaction")
@@ -21,7 +21,7 @@ def run(tables: tuple[str, ...], *days: str, account: str = "stripe") -> Run:
 
 
 def checks(damage: str) -> Run:
-    """The checks alone, of balance transactions as they are after some damage."""
+    """Only the checks of balance transactions, after some damage to the table."""
     return {"checks": ["stripe", TABLE], "damage": damage.replace("{}", TABLE)}
 
 
@@ -30,12 +30,12 @@ def location(tmp_path: Path, sandbox: Sandbox) -> Location:
     settings = {"STRIPE_ACCOUNTS": "stripe,stripe_eu"}
     for section, key in SECTIONS.items():
         settings[f"SOURCES__{section.upper()}__SECRET_KEY"] = key
-        settings[f"SOURCES__{section.upper()}__API_BASE_URL"] = f"{sandbox.url}/stripe"
+        settings[f"SOURCES__{section.upper()}__API_BASE_URL"] = sandbox.stripe.url
     return Location("revenue", "stripe", tmp_path, **settings)
 
 
 def account(section: str = "stripe") -> Account:
-    """The sandbox's data as it was made, to compare a load with."""
+    """The data that the sandbox generated, to compare a load with."""
     found = Store("sandbox-token", 1).account(SECTIONS[section])
     assert found
     return found
@@ -46,7 +46,7 @@ def between(resource: str, first: str, after: str, section: str = "stripe") -> l
     return [row for row in account(section).rows[resource] if since <= row["created"] < until]
 
 
-def test_two_accounts_load_side_by_side_with_all_checks_passed(location: Location) -> None:
+def test_two_accounts_load_side_by_side_and_all_checks_pass(location: Location) -> None:
     runs = [
         run(tables, *days, account=name)
         for name in SECTIONS
@@ -72,7 +72,7 @@ def test_two_accounts_load_side_by_side_with_all_checks_passed(location: Locatio
         assert sums == [(len(june), sum(row["amount"] for row in june), sum(row["net"] for row in june))]
 
 
-def test_a_day_loads_that_day_alone_and_a_month_is_one_run(location: Location, sandbox: Sandbox) -> None:
+def test_a_day_loads_only_that_day_and_a_month_is_one_run(location: Location, sandbox: Sandbox) -> None:
     day, month = location.run(run(BY_DAY, "2026-05-10"), run(BY_DAY, "2026-05-01", "2026-05-31"))
 
     assert day["success"], day["failures"]
@@ -86,11 +86,11 @@ def test_a_day_loads_that_day_alone_and_a_month_is_one_run(location: Location, s
         assert ids == {row["id"] for row in between(resource, "2026-05-01", "2026-06-01")}
 
 
-def test_days_may_come_in_any_order_and_again(location: Location, sandbox: Sandbox) -> None:
+def test_days_may_be_loaded_in_any_order_and_again(location: Location, sandbox: Sandbox) -> None:
     week = [run(BY_DAY, day) for day in ("2026-06-30", "2026-06-12", "2026-06-29")]
     location.run(*week)
     [(pending,)] = location.sql("SELECT count(*) FROM raw_stripe.balance_transaction WHERE status = 'pending'")
-    sandbox.control("POST", "/stripe/changes", {"kind": "settle"})
+    sandbox.stripe.change("settle")
     reports = location.run(*week)
 
     assert all(report["success"] and all(report["checks"].values()) for report in reports)
@@ -101,7 +101,7 @@ def test_days_may_come_in_any_order_and_again(location: Location, sandbox: Sandb
     assert {id for (id,) in location.sql("SELECT id FROM raw_stripe.event")} == wanted
 
 
-def test_checks_see_what_is_wrong_in_any_day_when_run_alone(location: Location) -> None:
+def test_checks_that_run_alone_find_wrong_rows_of_any_day(location: Location) -> None:
     damages = {
         "DELETE FROM {} WHERE id = (SELECT min(id) FROM {})": "money_ties_out",
         "UPDATE {} SET amount = amount + 1, net = net + 1 WHERE id = (SELECT min(id) FROM {})": "money_ties_out",
@@ -118,7 +118,7 @@ def test_checks_see_what_is_wrong_in_any_day_when_run_alone(location: Location) 
 
 
 @pytest.mark.parametrize("section", list(SECTIONS))
-def test_a_run_without_its_key_names_the_variable_and_spares_the_other_account(
+def test_a_run_without_its_key_names_the_variable_and_does_not_affect_the_other_account(
     location: Location, section: str
 ) -> None:
     [other] = set(SECTIONS) - {section}
@@ -135,7 +135,7 @@ def test_a_run_without_its_key_names_the_variable_and_spares_the_other_account(
     )
 
 
-def test_a_wrong_key_is_told_and_shown_nowhere(location: Location) -> None:
+def test_a_wrong_key_is_reported_and_never_shown(location: Location) -> None:
     location.environment["SOURCES__STRIPE__SECRET_KEY"] = "sk_live_canary"
     [report] = location.run(run(BY_DAY, "2026-06-10"))
 
@@ -148,19 +148,19 @@ def test_a_wrong_key_is_told_and_shown_nowhere(location: Location) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"STRIPE_ACCOUNTS": "stripe,paypal"}, "stripe_eu reads SOURCES__STRIPE_EU__*. Wrong here: paypal."),
-        ({"STRIPE_ACCOUNTS": "stripe,stripe"}, "Wrong here: a name twice."),
-        ({"STRIPE_START_DATE": "April"}, "STRIPE_START_DATE='April' has to be a day like 2026-04-01."),
+        ({"STRIPE_ACCOUNTS": "stripe,paypal"}, "stripe_eu reads SOURCES__STRIPE_EU__*. Not valid: paypal."),
+        ({"STRIPE_ACCOUNTS": "stripe,stripe"}, "Listed twice: stripe."),
+        ({"STRIPE_START_DATE": "April"}, "STRIPE_START_DATE='April' is not a date. Write it as 2026-01-31."),
     ],
 )
-def test_a_location_that_cannot_load_says_what_to_change(
+def test_an_import_with_a_wrong_setting_says_what_to_change(
     location: Location, settings: dict[str, str], sentence: str
 ) -> None:
     location.environment |= settings
-    process = location.definitions()
+    [report] = location.run({"assets": [["stripe", "not_loaded"]], "tags": {}, "config": {}})
 
-    assert process.returncode == 1
-    assert sentence in process.stderr.strip().splitlines()[-1]
+    assert not report["success"]
+    assert sentence in report["failures"][0].partition("Stack Trace")[0]
 
 
 def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path))
     from code_locations.revenue import stripe
-    from runtime import location as shared
+    from runtime.load import location as shared
 
     alone = dg.Definitions.merge(shared.defs, stripe.defs).resolve_all_asset_specs()
     assert {spec.key.path[0] for spec in alone} == {"stripe"}

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
-from dlt_sources.weather import weather_source  # type: ignore[import-untyped]
+from dlt_sources.verified.weather import weather_source  # type: ignore[import-untyped]
 
-from runtime.translator import SourceTranslator
-from runtime.warehouse import warehouse_pipeline
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
 
 
 @dlt_assets(
