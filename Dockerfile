@@ -1,48 +1,70 @@
-# host           webserver and daemon: Dagster and the launcher, no location's code
-# code-location  every location: same image, one container each
-# sandbox        the stand-ins for the SaaS APIs; never deployed
+# host           webserver and daemon: Dagster and the run launcher, without the code of any location
+# code-location  one location: `--build-arg LOCATION=<folder in code_locations>`
+# sandbox        the fake SaaS APIs; never deployed
 
-FROM python:3.13-slim-trixie AS build
-# Compiled bytecode: without it every process start costs 2.4 times as much, and the root filesystem is read-only.
+FROM python:3.13-slim-trixie AS uv
+# The root filesystem is read-only in a container, so bytecode must be compiled in the build.
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 RUN --mount=type=cache,target=/root/.cache pip install uv==0.13.9
-WORKDIR /app
-RUN --mount=type=cache,target=/root/.cache \
-    --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
+
+FROM uv AS requirements
+# Only these lists go on to the next stages: another edit of pyproject.toml does not install the packages again.
+RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=uv.lock,target=uv.lock \
-    uv sync --locked --no-dev --no-install-project
+    uv export --quiet --locked --no-emit-project --no-default-groups --group verified --output-file /dagster.txt \
+ && uv export --quiet --locked --no-emit-project --only-group sandbox --output-file /sandbox.txt
+
+FROM uv AS packages
+COPY --from=requirements /dagster.txt /
+RUN --mount=type=cache,target=/root/.cache \
+    uv venv --quiet /app/.venv && uv pip sync --python /app/.venv --require-hashes /dagster.txt
+
+FROM uv AS sandbox-packages
+COPY --from=requirements /sandbox.txt /
+RUN --mount=type=cache,target=/root/.cache \
+    uv venv --quiet /app/.venv && uv pip sync --python /app/.venv --require-hashes /sandbox.txt
 
 FROM python:3.13-slim-trixie AS base
-# Numeric, so that Kubernetes can verify runAsNonRoot. The folders become volumes, which take over this owner.
+# Numeric, so that Kubernetes can verify runAsNonRoot. Volumes take over the owner of the folder they are mounted on.
 RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --no-create-home dagster \
- && install -d -o 10001 -g 10001 /var/dlt /var/log/dagster /dagster /app/data /files
-COPY --from=build /app/.venv /app/.venv
-# A run over many days writes an event for each: in batches that is thirty times as fast.
-# DAGSTER_HOME holds dagster.yaml and workspace.yaml, which are mounted, never baked in.
-ENV PATH=/app/.venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 \
-    DAGSTER_HOME=/dagster DAGSTER_COMPUTE_LOGS_DIR=/var/log/dagster HOME=/tmp \
-    DAGSTER_EVENT_BATCH_SIZE=1000
+ && install -d -o 10001 -g 10001 /var/dlt /dagster/storage /app/data /files
+ENV PATH=/app/.venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp
 WORKDIR /app
 
-FROM base AS host
-COPY runtime runtime
+FROM base AS dagster
+COPY --from=packages /app/.venv /app/.venv
+# DAGSTER_HOME holds dagster.yaml and workspace.yaml, which are mounted, never baked in.
+# DAGSTER_EVENT_BATCH_SIZE: a run over many days writes an event for each day. Batches make that faster.
+ENV DAGSTER_HOME=/dagster DAGSTER_EVENT_BATCH_SIZE=1000
+
+FROM dagster AS host
+COPY runtime/__init__.py runtime/
+COPY runtime/instance runtime/instance
 RUN python -m compileall -q runtime
 USER 10001:10001
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "/dagster/workspace.yaml"]
 
-FROM base AS code-location
+FROM uv AS code
+# Docker compares what this stage leaves in /code. An edit that does not change it does not change the image either.
+ARG LOCATION
+RUN --mount=type=bind,target=/src python /src/scripts/location_code.py "${LOCATION}" /code
+
+FROM dagster AS code-location
 COPY runtime runtime
-COPY dlt_sources dlt_sources
-COPY code_locations code_locations
-RUN python -m compileall -q runtime dlt_sources code_locations
-# Lazy: a location whose import fails stays up and shows its error in the UI, instead of restarting for ever.
+RUN python -m compileall -q runtime
+# DAGSTER_LAZY_LOAD_USER_CODE: a location whose import fails stays up and shows its error in the UI.
 ENV DLT_DATA_DIR=/var/dlt LOAD__DELETE_COMPLETED_JOBS=true RUNTIME__DLTHUB_TELEMETRY=false \
     DAGSTER_GRPC_HOST=0.0.0.0 DAGSTER_GRPC_PORT=4000 DAGSTER_LAZY_LOAD_USER_CODE=1
+ARG LOCATION
+ENV DAGSTER_MODULE_NAME=code_locations.${LOCATION}.definitions
+COPY --from=code /code .
+RUN python -m compileall -q code_locations dlt_sources
 USER 10001:10001
-# `dagster api grpc` with patience; DAGSTER_MODULE_NAME says which location.
-CMD ["python", "-m", "runtime.server"]
+# `dagster api grpc` that drains runs on SIGTERM
+CMD ["python", "-m", "runtime.instance.server"]
 
 FROM base AS sandbox
+COPY --from=sandbox-packages /app/.venv /app/.venv
 COPY sandbox sandbox
 RUN python -m compileall -q sandbox
 USER 10001:10001

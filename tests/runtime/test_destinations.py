@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
@@ -25,19 +22,16 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.destinations.impl.snowflake.configuration import SnowflakeClientConfiguration
 from dlt.pipeline.exceptions import PipelineStepFailed
 from moto.server import ThreadedMotoServer
-from tenacity import Retrying, stop_after_delay, wait_fixed
 
-from runtime.checks import primary_key_checks
-from runtime.metadata import qualified_name
-from runtime.resource import IsolatedDltResource
-from runtime.translator import SourceTranslator
-from runtime.warehouse import OPTIONS, count, warehouse_pipeline
-from tests.conftest import ROOT
-from tests.runtime.colours import colours, colours_assets
+from runtime.load.checks import primary_key_checks
+from runtime.load.metadata import qualified_name
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import OPTIONS, count, warehouse_pipeline
+from tests.support.colours import colours, colours_assets
+from tests.support.snowflake_emulator import install_emulator, running_emulator
 
 PREFIX = "DESTINATION__SNOWFLAKE__CREDENTIALS__"
-# Snowflake's emulator. It wants a newer sqlglot than dlt can do with: hence an environment of its own.
-FAKESNOW = ["fakesnow[server]==0.12.1", "duckdb==2.0.0", "sqlglot==30.22.0", "snowflake-connector-python==4.8.1"]
 
 
 def snowflake_config(pipeline: dlt.Pipeline) -> SnowflakeClientConfiguration:
@@ -104,26 +98,15 @@ def test_assets_in_snowflake_have_its_kind(snowflake: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The credentials of a running emulator of Snowflake."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-    packages = [argument for package in FAKESNOW[1:] for argument in ("--with", package)]
-    install = [uv, "tool", "run", "--quiet", "--python", sys.executable, "--from", FAKESNOW[0], *packages, "fakesnow"]
     try:
-        subprocess.run([*install, "--help"], check=True, capture_output=True, text=True, timeout=100)
+        python = install_emulator()
     except (OSError, subprocess.SubprocessError) as error:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"fakesnow cannot be installed: {error}")
-    log, command = tmp_path_factory.mktemp("fakesnow") / "log", [*install, "--server", "--port", str(port)]
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True) as server:
-        try:
-            for attempt in Retrying(stop=stop_after_delay(30), wait=wait_fixed(0.1), reraise=True):
-                with attempt:
-                    socket.create_connection(("127.0.0.1", port)).close()
-            yield f"snowflake://loader:-@account/ANALYTICS?host=127.0.0.1&port={port}&protocol=http&warehouse=WH&role=R"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
+    with running_emulator(python, tmp_path_factory.mktemp("fakesnow") / "log") as credentials:
+        yield credentials
 
 
+@pytest.mark.filterwarnings("ignore:enable_server_session_keep_alive_auto_detection:FutureWarning")  # dlt sets neither
 def test_a_load_reaches_the_emulator_as_far_as_its_stage(emulator: str, tmp_path: Path) -> None:
     """fakesnow takes neither several statements at once, which dlt can do without, nor a stage's name in quotes."""
     pipeline = dlt.pipeline(
@@ -241,7 +224,7 @@ def test_a_key_that_is_there_twice_in_the_files_fails_its_check(lake: Path) -> N
 
     checks = {check.asset_key.path[-1]: check for check in result.get_asset_check_evaluations()}
     assert not checks["measures"].passed
-    assert checks["measures"].metadata["bad rows in measures"].value == 2
+    assert checks["measures"].metadata["bad primary keys in measures"].value == 2
     assert checks["sensors"].passed
 
 

@@ -15,8 +15,8 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.conftest import Warehouse
-from tests.runtime.orders import POINTS, SHOPS, Disposition, Load, Plan, Run
+from tests.support.orders import POINTS, SHOPS, Disposition, Load, Plan, Run
+from tests.support.warehouse import Warehouse
 
 STRESS = os.environ.get("HYPOTHESIS_PROFILE") == "stress"
 SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck))  # a history takes seconds

@@ -8,8 +8,8 @@ from dagster import DagsterRun
 from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from runtime import launcher
-from runtime.launcher import LocationRunLauncher
+from runtime.instance import launcher
+from runtime.instance.launcher import LocationRunLauncher
 
 
 def run_at(port: int) -> DagsterRun:

@@ -1,14 +1,21 @@
-"""What the catalogue says of a load."""
+"""What the catalogue says about a table and its loads."""
 
+from typing import Any
+
+import dagster as dg
+import dlt
+import pytest
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TColumnSchema, TTableSchema
 
-from runtime.metadata import tables_of
+from runtime.load.metadata import declared_columns, tables_of
+from tests.support.colours import PARTS, THINGS, load
+from tests.support.warehouse import Warehouse
 
 
 def test_a_resource_has_the_tables_with_columns_and_their_descendants() -> None:
     text: TColumnSchema = {"name": "text", "data_type": "text"}
-    never_seen: TColumnSchema = {"name": "never_seen"}  # of which only a hint is known
+    never_seen: TColumnSchema = {"name": "never_seen"}  # only hinted, no value was loaded
     tables: list[TTableSchema] = [
         {"name": "orders", "resource": "orders", "columns": {"text": text}},
         {"name": "orders__lines", "parent": "orders", "columns": {"text": text}},
@@ -21,3 +28,38 @@ def test_a_resource_has_the_tables_with_columns_and_their_descendants() -> None:
         schema.update_table(table)
 
     assert list(tables_of("orders", schema)) == ["orders", "orders__lines", "orders__lines__taxes"]
+
+
+def test_declared_columns_have_their_warehouse_names_types_and_descriptions() -> None:
+    columns: dict[str, Any] = {
+        "Order Id": {"data_type": "bigint", "description": "The shop's number."},
+        "note": {"nullable": False},  # of unknown type
+    }
+    declared = declared_columns(dlt.resource([], name="Orders", columns=columns))
+
+    assert declared is not None
+    assert [(column.name, column.type, column.description) for column in declared.columns] == [
+        ("order_id", "bigint", "The shop's number.")
+    ]
+
+
+@pytest.mark.parametrize("columns", [None, {"note": {"nullable": False}}, lambda item: {"id": {"data_type": "text"}}])
+def test_nothing_is_declared_without_types_or_if_they_depend_on_the_data(columns: Any) -> None:
+    resource = dlt.resource([], name="orders", table_name=lambda item: "orders", columns=columns)
+
+    assert declared_columns(resource) is None
+
+
+def test_a_load_records_its_times_and_jobs_without_local_paths(warehouse: Warehouse) -> None:
+    [things] = [
+        event.materialization.metadata
+        for event in load("red").get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(["colours", "things"])
+    ]
+    jobs: Any = things["jobs"].value
+
+    assert str(things["started_at"].value) < str(things["finished_at"].value)
+    assert {job["table_name"] for job in jobs} == {"things", "things__parts"}
+    assert {job["state"] for job in jobs} == {"completed_jobs"}
+    assert not [value for job in jobs for value in job.values() if "/" in str(value)]
+    assert (things["rows_loaded"].value, things["rows_loaded/things__parts"].value) == (THINGS, THINGS * PARTS)

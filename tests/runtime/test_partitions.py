@@ -10,10 +10,10 @@ import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
-from runtime.resource import IsolatedDltResource
-from runtime.translator import SourceTranslator
-from runtime.warehouse import warehouse_pipeline
-from tests.runtime.conftest import Warehouse
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 DAILY = dg.DailyPartitionsDefinition(start_date="2026-01-01", end_date="2026-01-08")

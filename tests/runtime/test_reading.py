@@ -1,18 +1,19 @@
-"""What a reader sees of a load that was cut off, by the queries that the README recommends."""
+"""What a reader sees of a load that was cut off, by the queries that docs/reading.md recommends."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import Warehouse
-from tests.runtime.orders import Load
 from tests.runtime.test_histories import MERGE, Change, World
+from tests.support.orders import Load
+from tests.support.paths import ROOT
+from tests.support.warehouse import Warehouse
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (ROOT / "docs" / "reading.md").read_text()
 COMPLETE, UNFINISHED = (
     query.replace("raw_github.issues", "raw_orders.orders").replace("raw_github.", "raw_orders.")
-    for query in re.findall(r"^    (SELECT .* _dlt_load_id .*)$", README, re.MULTILINE)
+    for query in re.findall(r"^    (SELECT .* _dlt_load_id .*)$", PAGE, re.MULTILINE)
 )
 
 

@@ -13,13 +13,13 @@ import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
-from runtime import resource
-from runtime.checks import primary_key_checks
-from runtime.resource import IsolatedDltResource
-from runtime.translator import SourceTranslator
-from runtime.warehouse import warehouse_pipeline
-from tests.runtime.colours import PARTS, THINGS, colours, colours_assets, load
-from tests.runtime.conftest import Warehouse
+from runtime.load import resource
+from runtime.load.checks import primary_key_checks
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.colours import PARTS, THINGS, colours, colours_assets, load
+from tests.support.warehouse import Warehouse
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, object]:
@@ -129,7 +129,7 @@ def test_a_table_may_be_called_as_a_word_of_sql(warehouse: Warehouse, table: str
 
     assert metadata(result, table)["dagster/row_count"] == 3
     [check] = result.get_asset_check_evaluations()
-    assert [value.value for name, value in check.metadata.items() if name.startswith("bad rows")] == [1]
+    assert [value.value for name, value in check.metadata.items() if name.startswith("bad primary keys")] == [1]
 
 
 def test_an_op_loads_too(warehouse: Warehouse) -> None:
@@ -172,7 +172,7 @@ def test_a_failed_load_changes_nothing_and_keeps_its_files(warehouse: Warehouse,
 
     assert warehouse.rows("SELECT DISTINCT colour FROM things") == [("red",)]
     assert warehouse.datasets() == {"raw_colours"}
-    assert len(list((tmp_path / "dlt" / "runs").iterdir())) == 1  # to look at; see the README
+    assert len(list((tmp_path / "dlt" / "runs").iterdir())) == 1  # to look at; see docs/how-a-load-runs.md
 
 
 STOCK = pytest.param(["--stock"], marks=pytest.mark.xfail(strict=True, reason="dagster-dlt's own resource"))
@@ -181,7 +181,7 @@ STOCK = pytest.param(["--stock"], marks=pytest.mark.xfail(strict=True, reason="d
 @pytest.mark.parametrize("options", [STOCK, pytest.param([], id="isolated")])
 def test_partitions_load_at_once_into_an_empty_warehouse(warehouse: Warehouse, options: list[str]) -> None:
     colours = ["red", "green", "blue", "black", "white", "grey"]
-    command = [sys.executable, "-m", "tests.runtime.colours"]
+    command = [sys.executable, "-m", "tests.support.colours"]
     for _ in range(2):
         runs = [subprocess.Popen([*command, c, *options], stderr=subprocess.PIPE, text=True) for c in colours]
         errors = [run.communicate(timeout=100)[1] for run in runs]
@@ -201,9 +201,9 @@ import sys, time
 from pathlib import Path
 import dagster as dg, dlt
 from dagster_dlt import DagsterDltResource, dlt_assets
-from runtime.resource import IsolatedDltResource
-from runtime.translator import SourceTranslator
-from runtime.warehouse import warehouse_pipeline
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
 
 version, seconds, resource = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 

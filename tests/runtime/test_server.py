@@ -27,7 +27,7 @@ def servicer(monkeypatch: pytest.MonkeyPatch) -> Iterator[health.HealthServicer]
 
 
 def healthy() -> bool:
-    return subprocess.run([sys.executable, "-m", "runtime.health"], capture_output=True).returncode == 0
+    return subprocess.run([sys.executable, "-m", "runtime.instance.health"], capture_output=True).returncode == 0
 
 
 def test_a_server_is_healthy_while_it_serves_dagster(servicer: health.HealthServicer) -> None:
@@ -46,7 +46,7 @@ def test_a_server_that_is_not_there_is_not_healthy(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="only Linux lists a process's threads")
 def test_the_process_that_runs_are_forks_of_has_one_thread() -> None:
-    code = "import os, runtime.preload; print(len(os.listdir('/proc/self/task')))"
+    code = "import os, runtime.accelerate.preload; print(len(os.listdir('/proc/self/task')))"
     counted = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert counted.stdout == "1\n", counted.stderr
 
@@ -54,7 +54,7 @@ def test_the_process_that_runs_are_forks_of_has_one_thread() -> None:
 def test_a_run_takes_its_import_folder_with_it() -> None:
     script = """
 import multiprocessing
-from runtime.warehouse import warehouse_pipeline
+from runtime.load.warehouse import warehouse_pipeline
 run = multiprocessing.get_context("fork").Process(target=lambda: print(warehouse_pipeline("p", "d").pipelines_dir))
 run.start(), run.join()
 """

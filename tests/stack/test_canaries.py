@@ -1,4 +1,4 @@
-"""Secrets are where they are needed and nowhere else: planted ones are looked for wherever a run leaves anything."""
+"""Secrets reach only the services that need them: these tests search everything that a run leaves for planted ones."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.stack.conftest import Stack, wait_for
+from tests.support.stack import Stack, wait_for
 
 TOKEN, WRONG_TOKEN, WRONG_PASSWORD = "sandbox-token", "canary-token-5d1c9e", "canary-password-8a40b7"
 INSTANCE, WAREHOUSE, SOURCE = "DAGSTER_POSTGRES_PASSWORD", "DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "TOKEN"
@@ -24,7 +24,7 @@ MAY_KNOW = {
     "operations": {INSTANCE, WAREHOUSE, READER},
     "revenue": {INSTANCE, WAREHOUSE, SOURCE},
 }
-# What a process wrote, whatever it is: files of failed loads with their traces, captured logs, temporary files.
+# Everything that a process wrote: files and traces of failed loads, captured logs, temporary files.
 FILES = """
 import gzip, pathlib, sys
 for folder in sys.argv[1:]:
@@ -36,7 +36,7 @@ for folder in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def secrets(changed_stack: Stack) -> dict[str, set[str]]:
-    """Every value that a secret has in these tests, by what it opens. The passwords are random: canaries themselves."""
+    """Every value that each secret has in these tests. The random passwords of `.env` are canaries too."""
     passwords = dict(re.findall(r"^(\w+PASSWORD)=(.+)$", changed_stack.env_file.read_text(), re.MULTILINE))
     return {
         INSTANCE: {passwords[INSTANCE]},
@@ -49,7 +49,7 @@ def secrets(changed_stack: Stack) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def runs(changed_stack: Stack, secrets: dict[str, set[str]]) -> list[str]:
-    """Loads that succeed, are refused, meet a vendor that repeats the token, and cannot get into the warehouse."""
+    """Loads that succeed, are refused, get the token back in an error, and cannot sign in to the warehouse."""
     stack, ids = changed_stack, []
 
     def load(expected: str, reason: str = "") -> None:
@@ -61,7 +61,7 @@ def runs(changed_stack: Stack, secrets: dict[str, set[str]]) -> list[str]:
         assert reason in log
 
     load("SUCCESS")
-    # Six times: the source gives up after five, and the run tries again.
+    # Six times: the source gives up after five attempts, and the run retries.
     stack.sandbox("/faults", kind="status", status=500, message=f"no luck with {TOKEN}", times=6)
     load("SUCCESS", "no luck with ***")
     stack.sandbox("/faults", kind="status", status=403, message=f"no entry for {TOKEN}")
@@ -75,9 +75,9 @@ def runs(changed_stack: Stack, secrets: dict[str, set[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def surfaces(changed_stack: Stack, runs: list[str]) -> dict[str, str]:
-    """All that is kept of those runs, as text."""
+    """Everything that is kept of those runs, as text."""
     stack = changed_stack
-    folders = ["/var/dlt", "/var/log/dagster", "/tmp", "/app/data"]
+    folders = ["/var/dlt", "/dagster/storage", "/tmp", "/app/data"]
     return {
         "the event log in the UI": json.dumps([stack.events(run) for run in runs]),
         "what runs printed": "".join(stack.captured_logs(run) for run in runs),
@@ -88,7 +88,7 @@ def surfaces(changed_stack: Stack, runs: list[str]) -> dict[str, str]:
     }
 
 
-def test_no_secret_is_in_anything_that_is_kept(surfaces: dict[str, str], secrets: dict[str, set[str]]) -> None:
+def test_nothing_that_is_kept_contains_a_secret(surfaces: dict[str, str], secrets: dict[str, set[str]]) -> None:
     found = [
         (surface, secret)
         for surface, text in surfaces.items()
@@ -98,8 +98,8 @@ def test_no_secret_is_in_anything_that_is_kept(surfaces: dict[str, str], secrets
     assert found == []
 
 
-def test_the_search_finds_what_is_there(surfaces: dict[str, str]) -> None:
-    """The sentences of the failures are where the secrets would be."""
+def test_the_search_finds_text_that_is_there(surfaces: dict[str, str]) -> None:
+    """The messages of the failures are where the secrets would be."""
     for surface in ("the event log in the UI", "what runs printed", "Dagster's database", "files"):
         assert "GitHub rejects the credential" in surfaces[surface], surface
         assert "password authentication failed" in surfaces[surface], surface
@@ -107,7 +107,7 @@ def test_the_search_finds_what_is_there(surfaces: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("service", MAY_KNOW)
-def test_a_container_knows_the_secrets_it_needs_and_no_other(
+def test_a_container_has_the_secrets_it_needs_and_no_other(
     changed_stack: Stack, runs: list[str], secrets: dict[str, set[str]], service: str
 ) -> None:
     stack = changed_stack

@@ -1,4 +1,4 @@
-"""In the middle of a backfill something crashes. It ends complete without a hand: nothing lost, nothing twice."""
+"""Parts of the stack crash during a backfill. It completes without help, and no row is lost or duplicated."""
 
 import subprocess
 import time
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.stack.conftest import Stack, wait_for
+from tests.support.stack import Stack, wait_for
 
 REPOSITORIES = [f"sandbox/chaos-{number:02}" for number in range(24)]
 SIZE = {"issues": 40, "pull_requests": 10, "comments_per_issue": 3, "reactions_per_issue": 2}
 ASSETS = [["github", "issues"], ["github", "pull_requests"]]
-LATENCY_MS = 700  # a load then lasts a few seconds: long enough to have a middle
+LATENCY_MS = 700  # makes a load last a few seconds, long enough to be interrupted
 
 Table = list[tuple[str, int, int, float, float]]
 
 
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[Table]:
-    """What was measured, shown at the end whether or not it passed."""
+    """The measurements, printed at the end even if a test fails."""
     rows: Table = []
     yield rows
     line = "{:<22}{:>16}{:>12}{:>16}{:>24}"
@@ -32,7 +32,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[Table]:
 
 @pytest.fixture(scope="module")
 def busy(changed_stack: Stack) -> Iterator[Stack]:
-    """The stack with 24 small repositories, and an API that takes its time."""
+    """The stack with 24 small repositories and a slow API."""
     stack = changed_stack
     for repository in REPOSITORIES:
         stack.sandbox("/github/repositories", name=repository.partition("/")[2], **SIZE)
@@ -45,7 +45,7 @@ def busy(changed_stack: Stack) -> Iterator[Stack]:
 
 
 def kill(service: str, what: str) -> Callable[[Stack], None]:
-    """SIGKILL from inside the container: Docker sees a crash, where `docker kill` would be an operator's wish."""
+    """SIGKILL from inside the container. Docker restarts what crashed, but not what `docker kill` stopped."""
 
     def strike(stack: Stack) -> None:
         stack.compose("exec", "-T", service, "sh", "-c", f"kill -9 {what}")
@@ -53,21 +53,21 @@ def kill(service: str, what: str) -> Callable[[Stack], None]:
     return strike
 
 
-MAIN_PROCESS = "$(cat /proc/1/task/1/children)"  # of Docker's init; with it the container ends
-# Runs are forks of a process that bears the same name: one is its last child.
+MAIN_PROCESS = "$(cat /proc/1/task/1/children)"  # the child of Docker's init: the container ends with it
+# A run is a fork of the fork server and has its name. The last child of the server is a run.
 THEIR_CHILDREN = "$(grep -l forkserve[r] /proc/[0-9]*/cmdline | sed s:cmdline:task/*/children:)"
 A_RUN = f"$(cat {THEIR_CHILDREN} | tr -s ' ' '\\n' | tail -n 1)"
 
 
 def fill_disk(stack: Stack) -> None:
-    """Fills what the location has for dlt's files; frees it when a load has met it, as an operator would."""
+    """Fills the disk for dlt's files, and frees it after a load has failed on it, as an operator would."""
     stack.compose("exec", "-T", "engineering", "dd", "if=/dev/zero", "of=/var/small/full", "bs=1M", check=False)
     time.sleep(15)
     stack.compose("exec", "-T", "engineering", "rm", "/var/small/full")
 
 
 def no_api(stack: Stack) -> None:
-    """Its name is unknown for a minute and its connections lead nowhere; a restart would forget the repositories."""
+    """Disconnects the API from the network for a minute. A restart would lose its repositories."""
     [container] = stack.compose("ps", "--quiet", "sandbox").stdout.split()
     network = f"{stack.project}_sandbox"
     subprocess.run(["docker", "network", "disconnect", network, container], check=True)
@@ -92,12 +92,12 @@ STRIKES: dict[str, Callable[[Stack], None]] = {
     "no API for 60 s": no_api,
     "no Postgres for 30 s": no_postgres,
 }
-# Three strikes share a backfill, each after six more partitions: a backfill of its own for each would take too long.
+# Three strikes share a backfill to save time. Each follows six more partitions.
 BACKFILLS = [list(STRIKES)[:3], list(STRIKES)[3:6], list(STRIKES)[6:]]
 
 
 @pytest.mark.parametrize("victims", BACKFILLS, ids=", ".join)
-def test_a_backfill_ends_complete(busy: Stack, victims: list[str], table: Table) -> None:
+def test_a_backfill_loads_every_row_once(busy: Stack, victims: list[str], table: Table) -> None:
     stack = busy
     if "a full disk" in victims:
         small_disk(stack)
@@ -110,14 +110,14 @@ def test_a_backfill_ends_complete(busy: Stack, victims: list[str], table: Table)
         STRIKES[victim](stack)
     runs = stack.backfilled(backfill, timeout=300)
 
-    # The last run of each partition. It may have failed at its very end: loaded, but with nowhere to say so.
+    # The last run of each partition. It may have loaded everything and failed when it could not report that.
     ended = {partition(run): run["endTime"] for run in sorted(runs, key=lambda run: float(run["endTime"]))}
     for victim, (moment, under_way) in struck.items():
         hit = [run for run in runs if run["status"] == "FAILURE" and partition(run) in under_way]
         noticed = max((run["endTime"] - moment for run in hit), default=0)
         recovered = max((ended.get(name, float("inf")) - moment for name in under_way), default=0)
         table.append((victim, len(under_way), len(hit), noticed, recovered))
-    # Asked until there is an answer: after a crash of Postgres the webserver may answer 500 once.
+    # After a crash of Postgres, the webserver may answer once with status 500.
     [status, failures] = wait_for(lambda: how_it_ended(stack, backfill), 30, "the webserver to answer")
     assert status == "COMPLETED_SUCCESS", failures
     assert set(ended) == set(REPOSITORIES), failures
@@ -125,8 +125,8 @@ def test_a_backfill_ends_complete(busy: Stack, victims: list[str], table: Table)
     wait_for(lambda: slots(stack) == 0, 60, "the pool's slots to be free")
 
 
-def test_nothing_is_left_of_what_crashed(busy: Stack) -> None:
-    """The staging datasets of lost runs are dropped by a later load, once their runs have been dead for a minute."""
+def test_staging_datasets_of_crashed_runs_are_dropped(busy: Stack) -> None:
+    """A later load drops them once their runs have been dead for a minute."""
 
     def swept() -> bool:
         assert busy.materialize(ASSETS, REPOSITORIES[0])["status"] == "SUCCESS"
@@ -136,7 +136,7 @@ def test_nothing_is_left_of_what_crashed(busy: Stack) -> None:
 
 
 def how_it_ended(stack: Stack, backfill: str) -> tuple[str, list[str]]:
-    """The backfill's status, and what its failed runs say."""
+    """The backfill's status, and the failures of its runs."""
     ended = stack.backfill_now(backfill)
     return ended["status"], [stack.failures(run["runId"]) for run in ended["runs"] if run["status"] == "FAILURE"]
 
@@ -146,7 +146,7 @@ def enough(stack: Stack, backfill: str, number: int) -> bool:
 
 
 def small_disk(stack: Stack) -> None:
-    """Gives the location a disk that can be filled."""
+    """Gives the location a small disk for dlt's files."""
     override = stack.env_file.with_name("small-disk.yml")
     disk, folder = "/var/small:uid=10001,size=32m", "DLT_DATA_DIR: /var/small"
     override.write_text(f"services: {{engineering: {{tmpfs: [/tmp, '{disk}'], environment: {{{folder}}}}}}}")
@@ -162,12 +162,12 @@ def partition(run: dict[str, Any]) -> str:
 
 
 def partitions(stack: Stack, backfill: str, *statuses: str) -> set[str]:
-    """The partitions of a backfill that have a run in one of these states now."""
+    """The partitions of a backfill that have a run in one of these states."""
     return {partition(run) for run in stack.backfill_now(backfill)["runs"] if run["status"] in statuses}
 
 
 def assert_complete(stack: Stack) -> None:
-    """Every row of every repository is there once, with every comment and reaction once."""
+    """Every row of every repository exists once, with each comment and reaction once."""
     for table in ("issues", "pull_requests"):
         loaded = stack.rows(
             f"SELECT count(*), count(DISTINCT (repository_name, number)) FROM raw_github.{table} "
@@ -187,6 +187,6 @@ def assert_complete(stack: Stack) -> None:
 
 
 def slots(stack: Stack) -> int:
-    """How many slots of the pool `github` are held."""
+    """How many pool slots are held."""
     pools = stack.graphql("{ instance { concurrencyLimits { concurrencyKey activeSlotCount } } }")
     return sum(pool["activeSlotCount"] for pool in pools["instance"]["concurrencyLimits"])

@@ -1,15 +1,15 @@
-"""A recorded repository, through the whole stack into Postgres."""
+"""A recorded repository goes through the whole stack into Postgres."""
 
 import shutil
 
 import pytest
 
-from tests.conftest import RECORDED, ROOT
-from tests.stack.conftest import Stack, wait_for
+from tests.support.paths import RECORDED, ROOT
+from tests.support.stack import Stack, wait_for
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="CONTRACTS_DIR has no neighbour recorded/")
-def test_a_real_repository_arrives_whole(changed_stack: Stack) -> None:
+def test_a_real_repository_arrives_completely(changed_stack: Stack) -> None:
     stack = changed_stack
     archive = ROOT / "data" / "archives" / RECORDED.name
     shutil.copy(RECORDED, archive)

@@ -1,4 +1,4 @@
-"""What is killed in the middle of a load comes back by itself: nothing lost, nothing twice, nothing left behind."""
+"""A load whose process or container is killed recovers by itself. No row is lost or duplicated, and nothing is left."""
 
 import re
 import time
@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.stack.conftest import Stack, wait_for
+from tests.support.stack import Stack, wait_for
 
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
 @pytest.fixture
 def slow(stack: Stack) -> Iterator[Stack]:
-    """The stack with an API that takes its time, so that there is a middle of a load; and an empty warehouse."""
+    """The stack with a slow API, so that a load takes long enough to be interrupted, and with an empty warehouse."""
     wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
     stack.rows("DROP SCHEMA IF EXISTS raw_github CASCADE")
     slow_down(stack, 400)
@@ -27,7 +27,7 @@ def slow_down(stack: Stack, latency_ms: int) -> None:
 
 
 def loading(stack: Stack, run_id: str) -> int:
-    """Waits until the run reads from the API. Returns the id of its process in the location's container."""
+    """Waits until the run reads from the API. Returns its process id in the location's container."""
 
     def process() -> Any:
         events = stack.events(run_id)
@@ -42,7 +42,7 @@ def loading(stack: Stack, run_id: str) -> int:
 
 
 def recovered(stack: Stack, run_id: str, timeout: float = 150) -> list[dict[str, Any]]:
-    """The runs that Dagster started in the place of a lost one, once the last of them has succeeded."""
+    """The runs that replaced a lost one, after the last of them has succeeded."""
     query = """query($r: String!) { runsOrError(filter: {tags: [{key: "dagster/root_run_id", value: $r}]}) {
                  ... on Runs { results { runId status } } } }"""
 
@@ -50,7 +50,7 @@ def recovered(stack: Stack, run_id: str, timeout: float = 150) -> list[dict[str,
         runs = stack.graphql(query, r=run_id)["runsOrError"]["results"]
         return runs if any(run["status"] == "SUCCESS" for run in runs) else None
 
-    runs: list[dict[str, Any]] = wait_for(succeeded, timeout, "a run in place of the lost one to succeed")
+    runs: list[dict[str, Any]] = wait_for(succeeded, timeout, "a run that replaces the lost one to succeed")
     return runs
 
 
@@ -68,13 +68,13 @@ def assert_complete(stack: Stack, repository: str, issues: int, pull_requests: i
 
 
 def slots(stack: Stack) -> int:
-    """How many slots of the pool `github` are held."""
+    """How many pool slots are held."""
     pools = stack.graphql("{ instance { concurrencyLimits { concurrencyKey activeSlotCount } } }")
     return sum(pool["activeSlotCount"] for pool in pools["instance"]["concurrencyLimits"])
 
 
 @pytest.mark.parametrize("victim", ["process", "container"])
-def test_a_lost_run_is_noticed_and_started_again(
+def test_a_lost_run_is_detected_and_relaunched(
     slow: Stack, victim: str, record_property: Callable[[str, object], None]
 ) -> None:
     stack = slow
@@ -100,8 +100,8 @@ def test_a_lost_run_is_noticed_and_started_again(
     wait_for(lambda: slots(stack) == 0, 60, "the pool's slots to be free")
 
 
-def test_a_healthy_run_is_never_taken_for_dead(slow: Stack) -> None:
-    """Longer than two intervals of run monitoring."""
+def test_a_healthy_run_does_not_count_as_lost(slow: Stack) -> None:
+    """The run takes longer than two intervals of run monitoring."""
     run_id = slow.launch([["github", "issues"], ["github", "pull_requests"]], "sandbox/engine")
     loading(slow, run_id)
     slow_down(slow, 1500)
@@ -128,8 +128,8 @@ def test_a_cancelled_run_ends_its_process_and_frees_its_slot(slow: Stack) -> Non
 
 
 @pytest.mark.parametrize("length", ["short", "long"])
-def test_a_deploy_lets_a_short_run_end_and_starts_a_long_one_again(slow: Stack, length: str) -> None:
-    """`docker compose up` after a change: the old container is asked to stop (SIGTERM), a new one follows."""
+def test_a_deploy_waits_for_a_short_run_and_relaunches_a_long_one(slow: Stack, length: str) -> None:
+    """After a change, `docker compose up` stops the old container with SIGTERM and starts a new one."""
     stack = slow
     run_id = stack.launch([["github", "issues"], ["github", "pull_requests"]], "sandbox/engine")
     loading(stack, run_id)

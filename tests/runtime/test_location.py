@@ -1,0 +1,159 @@
+"""A location whose modules cannot all be imported, or do not go together."""
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
+
+from runtime.load.location import isolated_imports, merge
+from runtime.load.resource import IsolatedDltResource
+
+SOUND = """
+import dagster as dg
+
+@dg.asset(key=["sound", "table"])
+def table(): ...
+
+@dg.schedule(cron_schedule="@daily", target=[table])
+def daily(): ...
+
+defs = dg.Definitions(assets=[table], schedules=[daily])
+"""
+Team = Callable[..., list[ModuleType]]
+
+
+@pytest.fixture
+def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    """Writes the modules of a location `team`, and imports them as its `definitions.py` does."""
+    package = tmp_path / "code_locations" / "team"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+
+    def imported(**modules: str) -> list[ModuleType]:
+        for name, text in modules.items():
+            (package / f"{name}.py").write_text(text)
+        with isolated_imports("team"):
+            return [import_module(f"team.{name}") for name in modules]
+
+    yield imported
+    for name in [name for name in sys.modules if name.partition(".")[0] == "team"]:
+        del sys.modules[name]
+
+
+def run(defs: dg.Definitions, *key: str) -> tuple[bool, str | None, dict[str, str]]:
+    """A run of one asset: whether it succeeded, what its failure says, and its tags."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            asset_selection=[dg.AssetKey(key)], raise_on_error=False, instance=instance
+        )
+        tags = dict(instance.get_run_by_id(result.run_id).tags)  # type: ignore[union-attr]
+    for event in result.get_step_failure_events():
+        failure = event.step_failure_data.user_failure_data
+        return result.success, failure.description if failure else None, tags
+    return result.success, None, tags
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        (
+            "raise ValueError('TEAM must be a list')",
+            "ValueError: TEAM must be a list (code_locations/team/broken.py:1)",
+        ),
+        ("import sys\nsys.exit(3)", "SystemExit: 3 (code_locations/team/broken.py:2)"),
+        ("defs = (", "SyntaxError: '(' was never closed (broken.py, line 1) (code_locations/team/broken.py:1)"),
+        ("x = 1", "TypeError: team.broken has no `defs`: end it with `defs = dg.Definitions(assets=[…])`"),
+        (
+            "from dlt.common.exceptions import TerminalException\nraise TerminalException('no such plan')",
+            "TerminalException: no such plan (code_locations/team/broken.py:2)",
+        ),
+    ],
+    ids=["error", "exit", "syntax", "no-defs", "terminal"],
+)
+def test_a_module_that_raises_becomes_a_placeholder_and_the_others_load(
+    team: Team, module: str, sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = team(broken=module, sound=SOUND)
+    defs = merge(broken.defs, sound.defs)
+
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert set(specs) == {"broken/not_loaded", "sound/table"}
+    placeholder = specs["broken/not_loaded"]
+    assert (placeholder.group_name, placeholder.kinds) == ("broken", {"not_loaded"})
+    assert (placeholder.description or "").startswith("team.broken is not loaded")
+    assert sentence in (placeholder.description or "")
+    assert caplog.messages == [f"team.broken is not loaded. {placeholder.metadata['what to do']}"]
+    assert [schedule.name for schedule in defs.schedules or []] == ["daily"]
+    assert run(defs, "sound", "table")[0]
+    succeeded, said, tags = run(defs, "broken", "not_loaded")
+    assert not succeeded
+    assert said is not None
+    assert sentence in said
+    assert tags[RETRY_ON_ASSET_OR_OP_FAILURE_TAG] == "false"  # Dagster would start it again three times
+
+
+def test_a_module_that_does_not_exist_is_named(team: Team) -> None:
+    with isolated_imports("team"):
+        defs = import_module("team.zendsk").defs
+
+    assert "code_locations/team/zendsk.py" in run(defs, "zendsk", "not_loaded")[1]  # type: ignore[operator]
+
+
+def test_a_module_is_imported_again_by_the_next_process(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEAM_TOKEN", raising=False)
+    needs_token = "import os\ntoken = os.environ['TEAM_TOKEN']\n" + SOUND
+    [module] = team(sound=needs_token)
+    said = run(merge(module.defs), "sound", "not_loaded")[1]
+    assert said == (
+        "TEAM_TOKEN is missing, empty or a placeholder: set it and restart the location. "
+        "(code_locations/team/sound.py:2)"
+    )
+
+    del sys.modules["team.sound"]
+    monkeypatch.setenv("TEAM_TOKEN", "t")
+    [module] = team(sound=needs_token)
+    assert run(merge(module.defs), "sound", "table")[0]
+
+
+def test_without_isolation_the_module_raises(team: Team) -> None:
+    team(sound=SOUND)
+    Path(sys.modules["team"].__path__[0], "broken.py").write_text("raise ValueError('TEAM must be a list')")
+
+    with pytest.raises(ValueError, match="TEAM must be a list"):
+        import_module("team.broken")
+
+
+def test_an_interrupt_is_not_held_up(team: Team) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        team(broken="raise KeyboardInterrupt")
+
+
+def test_modules_that_contradict_each_other_stop_the_later_one(team: Team) -> None:
+    first, twin, third = team(
+        sound=SOUND,
+        twin="from dagster_dlt import DagsterDltResource\n"
+        + SOUND.replace("daily()", "nightly()")
+        .replace("[daily]", "[nightly]")
+        .replace("schedules=", "resources={'dlt': DagsterDltResource()}, schedules="),
+        third=SOUND.replace('"sound"', '"third"').replace("daily()", "later()").replace("[daily]", "[later]"),
+    )
+    defs = merge(first.defs, twin.defs, third.defs)
+
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert keys == {"sound/table", "twin/not_loaded", "third/table"}
+    assert "sound" in run(defs, "twin", "not_loaded")[1]  # type: ignore[operator]
+
+
+def test_the_resource_of_dagsters_guide_is_replaced_by_the_safe_one(team: Team) -> None:
+    guide = SOUND.replace("schedules=", "resources={'dlt': DagsterDltResource(), 'own': 1}, schedules=")
+    [module] = team(sound=f"from dagster_dlt import DagsterDltResource\n{guide}")
+    resources = merge(module.defs).resources or {}
+
+    assert isinstance(resources["dlt"], IsolatedDltResource)
+    assert resources["own"] == 1

@@ -1,0 +1,189 @@
+"""`make up` in a clone: what it says, and what an edit restarts."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.support.stack import LOCATIONS, PROJECT, Stack, clone, free_port, shell_environment, wait_for
+
+
+class Clone(Stack):
+    """Another clone of the project, with its own `.env`."""
+
+    def make_up(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scripts.up"]
+        return subprocess.run(
+            command, cwd=self.root, env=shell_environment(), capture_output=True, text=True, timeout=900
+        )
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clone, str]]:
+    """A clone after its first `make up`, and what that printed."""
+    root = clone(tmp_path_factory.mktemp("clones") / "first")
+    project = f"{PROJECT}-clone"
+    stack = Clone(root, project, root, COMPOSE_PROJECT_NAME=project)
+    stack.down()
+    try:
+        result = stack.make_up()
+        assert result.returncode == 0, result.stderr + result.stdout
+        yield stack, result.stdout
+    finally:
+        stack.down()
+    assert stack.containers() == []
+
+
+@pytest.fixture
+def running(started: tuple[Clone, str]) -> Iterator[Clone]:
+    """The clone. Its settings are as before when a test ends."""
+    stack, _ = started
+    before = stack.env_file.read_text()
+    yield stack
+    stack.env_file.write_text(before)
+
+
+def changed(stack: Clone) -> set[str]:
+    """The services whose containers `docker compose up --build` replaces."""
+    before = stack.container_ids()
+    stack.up()
+    return {service for service, container in stack.container_ids().items() if before.get(service) != container}
+
+
+def test_make_up_prints_the_address_and_nothing_else(started: tuple[Clone, str]) -> None:
+    stack, output = started
+
+    assert output == f"Dagster is at {stack.url}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "restarted"),
+    [
+        ("code_locations/engineering/github.py", {"engineering"}),
+        ("dlt_sources/thinkific/__init__.py", {"learning"}),
+        ("dlt_sources/zendesk/__init__.py", set()),  # new, and no location imports it yet
+        ("pyproject.toml", set()),
+        ("sandbox/app.py", {"sandbox"}),
+        ("runtime/load/locks.py", set(LOCATIONS)),
+    ],
+)
+def test_an_edit_restarts_only_the_containers_that_use_it(running: Clone, path: str, restarted: set[str]) -> None:
+    file = running.root / path
+    is_new = not file.exists()
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as edited:
+        edited.write("\n# edited\n")
+
+    assert changed(running) == restarted
+    if is_new:
+        shutil.rmtree(file.parent)
+
+
+def test_a_setting_restarts_only_the_location_that_lists_it(running: Clone) -> None:
+    running.set("SOURCES__THINKIFIC__TIMEOUT", "50")
+
+    assert changed(running) == {"learning"}
+
+
+def test_a_new_secret_takes_a_line_in_the_list_and_its_value(running: Clone) -> None:
+    with (running.root / "code_locations" / "learning" / "env.list").open("a") as file:
+        file.write("SOURCES__ZENDESK__API_KEY\n")
+    with running.env_file.open("a") as file:
+        file.write("SOURCES__ZENDESK__API_KEY='to$p secret'\n")
+    running.up()
+
+    for service in running.container_ids():
+        if service != "migrate":  # it has exited
+            environment = running.compose("exec", "-T", service, "env").stdout
+            assert ("SOURCES__ZENDESK__API_KEY=to$p secret" in environment.splitlines()) == (service == "learning")
+
+
+def test_make_up_names_the_sources_without_a_secret(running: Clone) -> None:
+    running.set("SOURCES__THINKIFIC__API_KEY", "CHANGEME")
+    running.set("SOURCES__HUBSPOT__API_KEY", "")
+    running.set("SOURCES__GITHUB__API_BASE_URL", "")
+    result = running.make_up()
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "github: SOURCES__GITHUB__ACCESS_TOKEN is still the sandbox's.",
+        "thinkific: SOURCES__THINKIFIC__API_KEY is still the placeholder.",
+        "hubspot: SOURCES__HUBSPOT__API_KEY is not set.",
+        f"Dagster is at {running.url}",
+    ]
+
+
+def test_make_up_names_assets_whose_tables_are_in_another_warehouse(running: Clone) -> None:
+    running.up()
+    wait_for(lambda: running.locations()["learning"] == "loaded", 60, "learning to load")
+    assets = [["thinkific", "courses"]]
+    run = running.materialize(assets, None, "learning")
+    assert run["status"] == "SUCCESS", running.failures(run["runId"])
+    running.set("WAREHOUSE", "duckdb")
+    output = running.make_up().stdout
+
+    assert output.splitlines()[0] == (
+        "WAREHOUSE is duckdb, but the last load of 1 asset went to postgres. The catalog shows them as materialized; "
+        "duckdb has their tables once you materialize them again."
+    )
+
+
+def test_a_bi_tool_reads_the_warehouse_and_cannot_write(running: Clone) -> None:
+    port, password = free_port(), 'it\'s "quoted"'
+    running.set("COMPOSE_FILE", "docker-compose.yml:compose.read.yml")
+    running.set("WAREHOUSE_READER_PASSWORD", password)
+    running.set("WAREHOUSE_PORT", str(port))
+    result = running.make_up()
+    assert result.returncode == 0, result.stderr + result.stdout
+    running.rows("CREATE SCHEMA later; CREATE TABLE later.rows AS SELECT 1 AS n")
+
+    address = {"host": "127.0.0.1", "port": port, "dbname": "warehouse", "user": "reader"}
+    with closing(psycopg2.connect(**address, password=password)) as reader:
+        reader.autocommit = True
+        with reader.cursor() as cursor:
+            cursor.execute("SELECT n FROM later.rows")
+            assert cursor.fetchall() == [(1,)]
+            for statement in (
+                "INSERT INTO later.rows VALUES (2)",
+                "DROP TABLE later.rows",
+                "CREATE TABLE later.more (n int)",
+                "CREATE TABLE public.more (n int)",
+                "CREATE SCHEMA more",
+                "ALTER ROLE reader SUPERUSER",
+            ):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                    cursor.execute(statement)
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(**address, password="wrong")
+
+
+def test_make_up_shows_what_a_container_that_does_not_start_said(running: Clone) -> None:
+    running.set("DAGSTER_POSTGRES_PASSWORD", "another-than-the-database-was-made-with")
+    result = running.make_up()
+
+    assert result.returncode == 1
+    assert "CalledProcessError" not in result.stderr
+    assert "migrate is not healthy (Exited (1)" in result.stdout
+    assert 'password authentication failed for user "dagster"' in result.stdout
+    assert result.stdout.splitlines()[-1] == f"Dagster will be at {running.url} when its webserver is up."
+
+
+def test_another_clone_does_not_take_over_the_containers(running: Clone, tmp_path: Path) -> None:
+    """For example, because its `.env` was copied from the first one."""
+    before = running.container_ids()
+    root = clone(tmp_path / "second")
+    second = Clone(root, running.project, root)
+    second.env_file.write_text(running.env_file.read_text())
+    result = second.make_up()
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"{running.root} already runs a project named {running.project}. Set COMPOSE_PROJECT_NAME in .env to another "
+        "name, or run `docker compose down` there first.\n"
+    )
+    assert running.container_ids() == before

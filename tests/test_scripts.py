@@ -1,0 +1,120 @@
+"""The scripts that need no Docker to be tested: what they conclude from the settings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import sources
+from scripts.local import skip_reason
+from tests.support.stack import clone
+
+REAL = {"SOURCES__ZENDESK__API_KEY": "key", "SOURCES__ZENDESK__API_BASE_URL": "https://example.zendesk.com"}
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "needed"),
+    [
+        ("from dlt_sources import github", {"SOURCES__GITHUB__API_BASE_URL": "http://sandbox:8000/github"}, False),
+        ("from dlt_sources import github", {"SOURCES__GITHUB__ACCESS_TOKEN": "token"}, True),
+        # dlt's own source, under the name of the module
+        ("from dagster_dlt import dlt_assets", REAL, True),
+        (
+            "from dagster_dlt import dlt_assets",
+            {"SOURCES__ZENDESK__CREDENTIALS": "postgres://u:p@shop:5432/shop"},
+            False,
+        ),
+        ("from dagster_dlt import dlt_assets", {"SOURCES__ZENDESK__BUCKET_URL": "/files"}, False),
+        ("import dagster as dg", {}, False),  # loads nothing
+    ],
+)
+def test_a_module_needs_the_network_unless_a_setting_of_its_source_points_to_the_sandbox(
+    tmp_path: Path, code: str, settings: dict[str, str], needed: bool
+) -> None:
+    module = tmp_path / "code_locations" / "support" / "zendesk.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(f"{code}\n")
+    (tmp_path / "dlt_sources" / "github").mkdir(parents=True)
+
+    assert sources.needs_network(module, settings, tmp_path) is needed
+
+
+def test_a_source_that_is_skipped_is_named_with_what_to_do() -> None:
+    assert skip_reason("zendesk") == (
+        "zendesk: skipped, the sandbox has no stand-in for it. "
+        "If you have one, set SOURCES__ZENDESK__API_BASE_URL in .env.example."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentences"),
+    [
+        (REAL, []),
+        ({}, ["zendesk: SOURCES__ZENDESK__API_KEY or SOURCES__ZENDESK__PASSWORD is not set."]),
+        (
+            REAL | {"SOURCES__ZENDESK__API_KEY": " "},
+            ["zendesk: SOURCES__ZENDESK__API_KEY or SOURCES__ZENDESK__PASSWORD is not set."],
+        ),
+        ({"SOURCES__ZENDESK__PASSWORD": "secret"}, []),
+        (
+            REAL | {"SOURCES__ZENDESK__API_KEY": "CHANGEME-zendesk"},
+            ["zendesk: SOURCES__ZENDESK__API_KEY is still the placeholder."],
+        ),
+        (
+            {"SOURCES__ZENDESK__API_KEY": "<configure me>"},
+            ["zendesk: SOURCES__ZENDESK__API_KEY is still the placeholder."],
+        ),
+        (
+            REAL | {"SOURCES__ZENDESK__API_KEY": "sandbox-token"},
+            ["zendesk: SOURCES__ZENDESK__API_KEY is still the sandbox's."],
+        ),
+        (
+            {
+                "SOURCES__ZENDESK__API_KEY": "sandbox-token",
+                "SOURCES__ZENDESK__API_BASE_URL": "http://sandbox:8000/zendesk",
+            },
+            [],
+        ),
+    ],
+)
+def test_a_source_without_a_secret_is_named(tmp_path: Path, settings: dict[str, str], sentences: list[str]) -> None:
+    """Nested variables, such as the keys of a bucket, may be left unset."""
+    path = tmp_path / "code_locations" / "support" / "env.list"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "# Names\nSOURCES__ZENDESK__API_KEY\nSOURCES__ZENDESK__PASSWORD\nSOURCES__ZENDESK__API_BASE_URL\n"
+        "SOURCES__FILESYSTEM__BUCKET_URL\nSOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY\n"
+    )
+
+    assert list(sources.missing_secrets("support", settings, tmp_path)) == sentences
+
+
+def test_the_shipped_settings_leave_no_source_without_a_secret_or_a_stand_in() -> None:
+    from dotenv import dotenv_values
+
+    settings = dotenv_values(sources.ROOT / ".env.example")
+    for path in sources.ROOT.glob("code_locations/*/env.list"):
+        location = path.parent.name
+        assert list(sources.missing_secrets(location, settings)) == []
+        assert sources.modules(location)
+        assert not any(sources.needs_network(module, settings) for module in sources.modules(location))
+
+
+def test_a_new_env_has_its_own_passwords_and_project_name(tmp_path: Path) -> None:
+    def made(folder: str) -> dict[str, str | None]:
+        from dotenv import dotenv_values
+
+        root = clone(tmp_path / folder / "Dagster dlt")
+        code = "from scripts import make_env; make_env.main()"
+        subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+        assert (root / ".env").stat().st_mode & 0o777 == 0o600
+        return dotenv_values(root / ".env")
+
+    first, second = made("first"), made("second")
+    names = [str(settings["COMPOSE_PROJECT_NAME"]) for settings in (first, second)]
+
+    assert all(name.startswith("dagster-dlt-") for name in names)
+    assert names[0] != names[1]
+    assert first["DAGSTER_POSTGRES_PASSWORD"] != second["DAGSTER_POSTGRES_PASSWORD"]
+    assert not any("CHANGEME" in (value or "") for value in first.values())
