@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import QUIET, Measured, as_a_fork, measure, spread, table, take_turns
 
 if TYPE_CHECKING:
-    from tests.conftest import Sandbox
+    from tests.support.sandbox import Sandbox
 
 LIMIT, OURS, FORK, DLT = "limit", "ours", "fork", "dlt"
 CONTENDERS = {
@@ -98,10 +98,10 @@ def checksum(connection: Any, name: str, columns: list[str]) -> Any:
 @contextmanager
 def api(issues: int) -> Iterator[str]:
     """The URL of an API with a repository of so many issues, which remembers its answers."""
-    from tests.conftest import running_sandbox
+    from tests.support.sandbox import running_sandbox
 
     with running_sandbox() as sandbox:
-        sandbox.create_repository(NAME, issues=issues, comments_per_issue=EACH, reactions_per_issue=EACH)
+        sandbox.github.create_repository(NAME, issues=issues, comments_per_issue=EACH, reactions_per_issue=EACH)
         with replayed(sandbox) as url:
             yield url
 
@@ -121,7 +121,7 @@ def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
             asked = self.rfile.read(int(self.headers["Content-Length"]))
             if asked not in answers:
                 headers = {"Authorization": self.headers["Authorization"], "Content-Type": "application/json"}
-                answer = sandbox.http.post(f"{sandbox.github_url}/graphql", asked, headers=headers, timeout=60)
+                answer = sandbox.http.post(f"{sandbox.github.url}/graphql", asked, headers=headers, timeout=60)
                 answers[asked] = answer.status_code, answer.content
             status, body = answers[asked]
             time.sleep(latency)
@@ -155,8 +155,8 @@ def _ours() -> None:
     from dagster_dlt.dlt_event_iterator import DltEventType
 
     from dlt_sources.github import github_reactions
-    from runtime.resource import IsolatedDltResource
-    from runtime.warehouse import warehouse_pipeline
+    from runtime.load.resource import IsolatedDltResource
+    from runtime.load.warehouse import warehouse_pipeline
 
     @dlt_assets(
         dlt_source=github_reactions(OWNER, NAME).with_resources("issues"),

@@ -85,8 +85,8 @@ def load(days: int) -> None:
     from dagster_dlt import DagsterDltResource, dlt_assets
     from dagster_dlt.dlt_event_iterator import DltEventType
 
-    from runtime.resource import IsolatedDltResource
-    from runtime.warehouse import warehouse_pipeline
+    from runtime.load.resource import IsolatedDltResource
+    from runtime.load.warehouse import warehouse_pipeline
 
     since = dlt.sources.incremental("day", initial_value=FIRST_DAY)
 

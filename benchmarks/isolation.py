@@ -91,9 +91,9 @@ def load(rows: int, resource: str) -> None:
     from dagster_dlt import DagsterDltResource, dlt_assets
     from dagster_dlt.dlt_event_iterator import DltEventType
 
-    from runtime.resource import IsolatedDltResource
-    from runtime.translator import SourceTranslator
-    from runtime.warehouse import warehouse_pipeline
+    from runtime.load.resource import IsolatedDltResource
+    from runtime.load.translator import SourceTranslator
+    from runtime.load.warehouse import warehouse_pipeline
 
     numbers = pa.array(range(rows), pa.int64())
     table = pa.table(dict.fromkeys(COLUMNS, numbers))

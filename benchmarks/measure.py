@@ -43,7 +43,7 @@ def measure_command(*command: str, environment: Mapping[str, str]) -> Measured:
 
 def as_a_fork(work: Callable[[], None]) -> None:
     """Does the work as a location's server does: in a fork of a process that has the libraries. Prints the seconds."""
-    import runtime.preload  # noqa: F401
+    import runtime.accelerate.preload  # noqa: F401
 
     started = time.perf_counter()
     if not (child := os.fork()):

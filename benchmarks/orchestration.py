@@ -18,7 +18,8 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.measure import spread, table
-from tests.stack.conftest import LOCATIONS, ROOT, Stack, wait_for
+from tests.support.paths import ROOT
+from tests.support.stack import LOCATIONS, Stack, wait_for
 
 ASSET = [["github", "stargazers"]]
 PARTITIONS = [f"sandbox/bench-{number:03}" for number in range(200)]

@@ -158,9 +158,9 @@ def _ours(shape: Shape) -> None:
     from dagster_dlt.dlt_event_iterator import DltEventType
 
     from dlt_sources.sql_database import sql_tables
-    from runtime.resource import IsolatedDltResource
-    from runtime.translator import SourceTranslator
-    from runtime.warehouse import warehouse_pipeline
+    from runtime.load.resource import IsolatedDltResource
+    from runtime.load.translator import SourceTranslator
+    from runtime.load.warehouse import warehouse_pipeline
 
     @dlt_assets(
         dlt_source=sql_tables("sql_database", shape.names(), cursor="changed_at" if shape.changes else None),

@@ -39,11 +39,11 @@ LONG, POINTS, WINDOW_SECONDS = 250, 50, 10  # pages of one repository, and the r
 
 def run(rounds: int = 5) -> str:
     """The tables, in Markdown."""
-    from tests.conftest import running_sandbox
+    from tests.support.sandbox import running_sandbox
 
     with running_sandbox() as sandbox:
         for name in REPOSITORIES:
-            sandbox.create_repository(name, stargazers=PAGES * PAGE)
+            sandbox.github.create_repository(name, stargazers=PAGES * PAGE)
         with replayed(sandbox, LATENCY) as url:
             contenders = {(name, n): partial(_loaded, name, url, n, REPOSITORIES) for n in AT_ONCE for name in NAMES}
             _loaded(LIMIT, url, max(AT_ONCE), REPOSITORIES)  # and the answers are there
@@ -51,12 +51,12 @@ def run(rounds: int = 5) -> str:
         loaded = {one.output for measured in results.values() for one in measured}
         assert len(loaded) == 1, f"Not all have loaded the same: {loaded}"
 
-        sandbox.create_repository("long", stargazers=LONG * PAGE)
+        sandbox.github.create_repository("long", stargazers=LONG * PAGE)
         limited, requests = [], []
         for _ in range(rounds):
             sandbox.settings(graphql_points=POINTS, graphql_points_per_minute=10_000, window_seconds=WINDOW_SECONDS)
             sandbox.forget_requests()
-            limited.append(_loaded(OURS, sandbox.github_url, 1, ["long"]).seconds)
+            limited.append(_loaded(OURS, sandbox.github.url, 1, ["long"]).seconds)
             requests.append(sandbox.counts()["total"])
             print(".", end="", file=sys.stderr, flush=True)
     lines = []
@@ -110,7 +110,7 @@ def load(name: str, at_once: int, repositories: list[str]) -> None:
 
 
 def _ours(at_once: int, repositories: list[str]) -> None:
-    import runtime.preload  # noqa: F401
+    import runtime.accelerate.preload  # noqa: F401
 
     started = time.perf_counter()
     with get_context("fork").Pool(at_once, maxtasksperchild=1) as forks:
@@ -125,8 +125,8 @@ def _run(repositories: list[str], repository: str) -> bool:
     from dagster_dlt.dlt_event_iterator import DltEventType
 
     from dlt_sources.github import github_stargazers
-    from runtime.resource import IsolatedDltResource
-    from runtime.warehouse import warehouse_pipeline
+    from runtime.load.resource import IsolatedDltResource
+    from runtime.load.warehouse import warehouse_pipeline
 
     @dlt_assets(
         dlt_source=github_stargazers("owner", "name"),
