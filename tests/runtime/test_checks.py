@@ -24,7 +24,7 @@ class Capitals(DagsterDltTranslator):
         return super().get_asset_spec(data).replace_attributes(key=["shop", data.resource.name.upper()])
 
 
-@dlt.source(name="shop", section="shop")
+@dlt.source(name="checked_shop", section="shop")
 def shop(ids: tuple[int, ...], primary_key: str | None = "id") -> Any:
     """Orders with these ids."""
     hints: dict[str, Any] = {"primary_key": primary_key} if primary_key else {}
@@ -35,11 +35,11 @@ def shop_assets(
     ids: tuple[int, ...],
     translator: DagsterDltTranslator | None = None,
     primary_key: str | None = "id",
-    loaded_as: str = "shop",
+    loaded_as: str = "checked_shop",
 ) -> dg.AssetsDefinition:
     @dlt_assets(
         dlt_source=shop(ids, primary_key),
-        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dlt_pipeline=warehouse_pipeline("checked_shop", "raw_colours"),
         name="shop",
         dagster_dlt_translator=translator or SourceTranslator(source="shop"),
     )
@@ -60,7 +60,7 @@ def evaluation(assets: dg.AssetsDefinition, **options: Any) -> dg.AssetCheckEval
     ("translator", "key"),
     [
         (SourceTranslator(source="shop"), "shop/orders"),
-        (DagsterDltTranslator(), "dlt_shop_orders"),
+        (DagsterDltTranslator(), "dlt_checked_shop_orders"),
         (Capitals(), "shop/ORDERS"),
     ],
 )
@@ -96,7 +96,7 @@ def test_without_a_table_the_check_passes_only_if_no_rows_were_loaded(warehouse:
     alone = dg.AssetSelection.checks_for_assets(assets)
     before = evaluation(assets, selection=alone, instance=instance)
     evaluation(assets, instance=instance)
-    with warehouse_pipeline("shop", "raw_colours").sql_client() as client:
+    with warehouse_pipeline("checked_shop", "raw_colours").sql_client() as client:
         client.drop_dataset()
     after = evaluation(assets, selection=alone, instance=instance)
 
