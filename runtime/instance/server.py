@@ -69,7 +69,7 @@ class RunContext:
 class LocationServer(DagsterApiServer):
     """Dagster's server of a location. Each of its runs is a process of its own."""
 
-    # How the process of a run starts. `runtime.accelerate` makes it a fork of a process that has its imports.
+    # How the process of a run starts. May be replaced, for example by forks of a process that has the imports.
     process_context: ClassVar[BaseContext] = multiprocessing.get_context("spawn")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -173,7 +173,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # The same module as `runtime.accelerate` imports, not a second copy of it called __main__.
+    # The module that others import, not a second copy of it called __main__: `process_context` is set there.
     from runtime.instance import server
 
     server.main()
