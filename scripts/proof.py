@@ -15,8 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"DAGSTER_DISABLE_TELEMETRY": "1", "RUNTIME__DLTHUB_TELEMETRY": "false", "RUNTIME__LOG_LEVEL": "CRITICAL"}
-
 import dagster as dg
 import dlt
 import psycopg2
@@ -118,7 +116,12 @@ def load_together(contender: Contender, database: str, folder: str, runs: list[R
 
 def load(contender: Contender, database: str, folder: str, run: Run, start: Any) -> None:
     """The process of one run. It exits with 0 if the run succeeds."""
-    os.environ["DLT_DATA_DIR"] = folder
+    os.environ |= {
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+        "DLT_DATA_DIR": folder,
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+        "RUNTIME__LOG_LEVEL": "CRITICAL",
+    }
     directory = str(os.getpid()) if contender.directory_per_run else "pipelines"
     assets = orders_assets(database, str(Path(folder) / directory), run)
     start.wait()

@@ -67,7 +67,8 @@ def work(job: tuple[str, bool]) -> str | None:
 
     shade, stock = job
     try:
-        result = load(shade, DagsterDltResource() if stock else None, dg.DagsterInstance.ephemeral())
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = load(shade, DagsterDltResource() if stock else None, instance)
         return None if result.success else "no success"
     except Exception as error:
         return " ".join(str(error).split())

@@ -92,13 +92,14 @@ def test_a_table_without_a_primary_key_gives_a_warning(warehouse: Warehouse) -> 
 
 
 def test_without_a_table_the_check_passes_only_if_no_rows_were_loaded(warehouse: Warehouse) -> None:
-    assets, instance = shop_assets((1, 2)), dg.DagsterInstance.ephemeral()
+    assets = shop_assets((1, 2))
     alone = dg.AssetSelection.checks_for_assets(assets)
-    before = evaluation(assets, selection=alone, instance=instance)
-    evaluation(assets, instance=instance)
-    with warehouse_pipeline("checked_shop", "raw_colours").sql_client() as client:
-        client.drop_dataset()
-    after = evaluation(assets, selection=alone, instance=instance)
+    with dg.DagsterInstance.ephemeral() as instance:
+        before = evaluation(assets, selection=alone, instance=instance)
+        evaluation(assets, instance=instance)
+        with warehouse_pipeline("checked_shop", "raw_colours").sql_client() as client:
+            client.drop_dataset()
+        after = evaluation(assets, selection=alone, instance=instance)
 
     assert before.passed
     assert before.description == "No rows have been loaded yet."
