@@ -1,74 +1,67 @@
-"""Writes whole columns into Parquet files, where dlt writes rows."""
+"""Parquet files from whole columns: dlt's writer makes them from rows only."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlt.common import json
 from dlt.common.data_writers.writers import ParquetDataWriter
 
-if TYPE_CHECKING:
-    import pyarrow
-
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class ColumnBatch:
-    """Rows of a table by its columns, each with a value per row. Where a column is missing, it is null."""
+    """Rows of a table by columns, each with a value per row. A column that is missing is null."""
 
     size: int
-    values: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
 
     def __len__(self) -> int:
         return self.size
 
+    def __getitem__(self, rows: slice) -> "ColumnBatch":
+        size = len(range(self.size)[rows])
+        if size == self.size:
+            return self
+        return ColumnBatch(size, {name: values[rows] for name, values in self.columns.items()})
+
     @property
     def shape(self) -> tuple[int]:
-        """By this, dlt knows that it is to count rows, as in a data frame."""
+        """Tells dlt to count rows, as in a data frame."""
         return (self.size,)
 
-    @classmethod
-    def of(cls, rows: Sequence[Row], names: Sequence[str]) -> "ColumnBatch":
-        return cls(len(rows), {name: [row.get(name) for row in rows] for name in names})
+    def column(self, name: str) -> Sequence[Any]:
+        return self.columns.get(name) or [None] * self.size
 
-    def to_rows(self) -> list[Row]:
-        """Each without its nulls."""
-        by_row = zip(*self.values.values(), strict=True)
+    def to_rows(self) -> list[dict[str, Any]]:
+        """The rows, each without its nulls."""
+        rows = zip(*self.columns.values(), strict=True)
         return [
-            {name: value for name, value in zip(self.values, row, strict=True) if value is not None} for row in by_row
+            {name: value for name, value in zip(self.columns, row, strict=True) if value is not None} for row in rows
         ]
-
-    def to_table(self, schema: "pyarrow.Schema", as_json: Collection[str]) -> "pyarrow.Table":
-        import pyarrow
-
-        columns: list[Any] = []
-        for field in schema:
-            values = self.values.get(field.name)
-            if values is not None and field.name in as_json:
-                values = [one if one is None or isinstance(one, str) else json.dumps(one) for one in values]
-            columns.append(
-                pyarrow.nulls(self.size, field.type) if values is None else pyarrow.array(values, field.type)
-            )
-        return pyarrow.Table.from_arrays(columns, schema=schema)
 
 
 def _write_data(self: Any, items: Sequence[Any]) -> None:
-    """Rows as dlt does, and columns, which it does not know."""
+    """As dlt's method, for rows and batches."""
     import pyarrow
 
     if not any(isinstance(item, ColumnBatch) for item in items):
         return _dlt_write_data(self, items)
-    tables = []
-    for kind, group in groupby(items, type):
-        some: list[Any] = list(group)
-        if kind is not ColumnBatch:
-            some = [ColumnBatch.of(some, self.schema.names)]
-        tables += [columns.to_table(self.schema, self.nested_indices) for columns in some]
-    table = pyarrow.concat_tables(tables)
-    self.writer.write_table(table, row_group_size=self.parquet_format.row_group_size)
+    columns = {name: _column(items, name) for name in self.schema.names}
+    for name in self.nested_indices:
+        columns[name] = [one if one is None or isinstance(one, str) else json.dumps(one) for one in columns[name]]
+    table = pyarrow.Table.from_arrays(list(columns.values()), schema=self.schema)
     self.items_count += len(table)
+    self.writer.write_table(table, row_group_size=self.parquet_format.row_group_size)
+
+
+def _column(items: Sequence[Any], name: str) -> list[Any]:
+    values: list[Any] = []
+    for item in items:
+        if isinstance(item, ColumnBatch):
+            values.extend(item.column(name))
+        else:
+            values.append(item.get(name))
+    return values
 
 
 _dlt_write_data = ParquetDataWriter.write_data
