@@ -5,13 +5,18 @@ from typing import Any
 
 import dlt
 from dagster import Failure, OpExecutionContext
+from dagster_dlt.constants import META_KEY_SOURCE
 from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.schema.utils import get_merge_strategy
+from dlt.extract.exceptions import DataItemRequiredForDynamicTableHints
+from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
-from runtime.load.partitions import partition_label
+from runtime.load.assets import dlt_objects
+from runtime.load.partitions import incrementals, partition_label, time_window
+from runtime.load.retries import nothing_loaded_tag
 
 RETRY_NUMBER_TAG = "dagster/retry_number"
 PIPELINE_OPTIONS = ("destination", "staging", "dataset_name", "credentials")
@@ -29,8 +34,8 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
     given = [name for name in PIPELINE_OPTIONS if arguments.get(name) is not None]
     if given:
         raise _failure(
-            f"{', '.join(given)} cannot be set for a single run, because the run is isolated for the pipeline's own. "
-            "Set it on the pipeline of @dlt_assets."
+            f"{', '.join(given)} cannot be set for a single run, because locks and staging are prepared for those of "
+            "the pipeline. Set it on the pipeline of @dlt_assets."
         )
     if exhausted := [name for name in source.selected_resources if source.with_resources(name).exhausted]:
         raise _failure(
@@ -38,8 +43,14 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
             "generator object. Give it the generator function, or call the source in the asset: "
             f"dlt.run(context, dlt_source={source.name}(…))."
         )
-    if int(context.run.tags.get(RETRY_NUMBER_TAG, 0)):
-        _check_append_after_restart(context, _with_disposition("append", source, arguments))
+    if context.has_partition_key_range and time_window(context) is None:
+        raise _failure(
+            f"The partitions {partition_label(context)} cannot load in one run, because each has cursors of its own. "
+            "Remove the backfill_policy of the assets, so that each partition gets a run."
+        )
+    _check_selection(context, source)
+    if int(context.run.tags.get(RETRY_NUMBER_TAG, 0)) and not _parent_loaded_nothing(context):
+        _check_append_after_restart(context, _appended(source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
 
@@ -70,6 +81,35 @@ def check_destination(pipeline: dlt.Pipeline) -> None:
         )
 
 
+def _check_selection(context: OpExecutionContext, source: DltSource) -> None:
+    """A cursor that several assets read from moves on with the first, and the others would lack its rows."""
+    if not context.has_assets_def:
+        return
+    whole = dlt_objects(context.assets_def).get(META_KEY_SOURCE)
+    if not isinstance(whole, DltSource) or whole.name != source.name:
+        return
+    for owner in {resource.name for resource, incremental in incrementals(source) if incremental.end_value is None}:
+        readers = {name for name, resource in whole.selected_resources.items() if _reads(resource, owner)}
+        if readers & source.selected_resources.keys() not in (set(), readers):
+            raise _failure(
+                f"{', '.join(sorted(readers))} share the cursor of {owner}: rows that one of them has loaded would be "
+                "left out of the others. Select them together."
+            )
+
+
+def _reads(resource: DltResource, name: str) -> bool:
+    """Whether a resource is the one with this name, or transforms what that yields."""
+    pipe = resource._pipe
+    while pipe.name != name and pipe.parent:
+        pipe = pipe.parent
+    return bool(pipe.name == name)
+
+
+def _parent_loaded_nothing(context: OpExecutionContext) -> bool:
+    parent = context.instance.get_run_by_id(context.run.parent_run_id or "")
+    return bool(parent and parent.tags.get(nothing_loaded_tag(context)))
+
+
 def _check_append_after_restart(context: OpExecutionContext, names: list[str]) -> None:
     """Dagster restarted this run, and the lost run may have loaded some rows.
 
@@ -91,11 +131,47 @@ def _check_other_partitions(partition: str, source: DltSource, arguments: Mappin
             f'rows of {partition}. Give it a primary key and write_disposition="merge", or move it to assets without '
             "partitions."
         )
+    scd2 = [
+        name
+        for name in _with_disposition("merge", source, arguments)
+        if _strategy(source.resources[name], arguments) == "scd2" and not _has_hint(source.resources[name], "merge_key")
+    ]
+    if scd2:
+        raise _failure(
+            f"{', '.join(scd2)} keeps history (scd2): the rows of {partition} would retire those of all other "
+            "partitions. Give it a merge_key of the columns that identify the partition."
+        )
     if refresh := arguments.get("refresh"):
         raise _failure(
             f"refresh={refresh!r} would drop the rows of all partitions, not only those of {partition}. Delete those "
             "rows in the warehouse and load the partition again, or refresh in a run without a partition."
         )
+
+
+def _appended(source: DltSource, arguments: Mapping[str, Any]) -> list[str]:
+    """The names of the selected resources whose rows are appended. dlt also appends for a merge without a key."""
+    merged = _with_disposition("merge", source, arguments)
+    without_key = [name for name in merged if not _has_key(source.resources[name], arguments)]
+    return [*_with_disposition("append", source, arguments), *without_key]
+
+
+def _has_key(resource: DltResource, arguments: Mapping[str, Any]) -> bool:
+    given = arguments.get("primary_key") or _strategy(resource, arguments) == "scd2"
+    return bool(given) or _has_hint(resource, "primary_key") or _has_hint(resource, "merge_key")
+
+
+def _has_hint(resource: DltResource, hint: str) -> bool:
+    """Whether a column has the hint. Hints that are functions of the rows count."""
+    try:
+        columns = resource.compute_table_schema()["columns"].values()
+    except DataItemRequiredForDynamicTableHints:
+        return True
+    return any(column.get(hint) for column in columns)
+
+
+def _strategy(resource: DltResource, arguments: Mapping[str, Any]) -> Any:
+    chosen = arguments.get("write_disposition") or resource.write_disposition
+    return chosen.get("strategy") if isinstance(chosen, dict) else None
 
 
 def _with_disposition(disposition: str, source: DltSource, arguments: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,8 @@ from dagster_dlt import DagsterDltResource
 
 from runtime.load.advice import advice
 from runtime.load.assets import with_readable_metadata
-from runtime.load.resource import IsolatedDltResource, disable_run_retries
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.retries import disable_run_retries
 
 # A process per step would start an interpreter for each step. Pools limit steps within one process, too.
 defs = dg.Definitions(resources={"dlt": IsolatedDltResource()}, executor=dg.in_process_executor)

@@ -1,13 +1,18 @@
-"""Locks between processes: one run per partition, and one process per DuckDB file."""
+"""Locks between processes: one run per partition, and one process per DuckDB file.
 
+A lock is a file, so it reaches as far as the file's volume. The operating system frees it when its process dies.
+"""
+
+import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 import dlt
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
-from filelock import FileLock, Timeout
 
 from runtime.load.directories import data_directory
 
@@ -15,17 +20,31 @@ Log = Callable[[str], None]
 
 
 @contextmanager
-def partition_lock(state_name: str, log: Log) -> Iterator[None]:
-    """Waits while another run loads the same partition through the same pipeline.
+def partition_lock(pipeline: str, partition: str, log: Log) -> Iterator[None]:
+    """Waits while another run loads the same partition through the same pipeline. Other partitions do not wait.
 
     Two such runs would start from the same cursor. If the run that read older rows loaded last, it would overwrite
-    newer rows while the newer cursor stays: those updates would be lost for good. Other partitions do not wait.
-
-    The lock is a file next to the working directories, so it reaches as far as one location's container. The
-    operating system frees it when the process dies.
+    newer rows while the newer cursor stays: those updates would be lost for good.
     """
-    with interprocess_lock(data_directory("locks") / f"{state_name}.lock", f"another run loads {state_name}", log):
+    name = f"{pipeline}, partition {partition}" if partition else pipeline
+    with (
+        interprocess_lock(_pipeline_file(pipeline), f"a run loads several partitions of {pipeline}", log, shared=True),
+        interprocess_lock(_pipeline_file(pipeline, partition or "all"), f"another run loads {name}", log),
+    ):
         yield
+
+
+@contextmanager
+def pipeline_lock(pipeline: str, log: Log) -> Iterator[None]:
+    """Waits until no other run loads any partition through the pipeline."""
+    with interprocess_lock(_pipeline_file(pipeline), f"another run loads {pipeline}", log):
+        yield
+
+
+def _pipeline_file(pipeline: str, partition: str | None = None) -> Path:
+    name = quote(pipeline, safe="")[:100]
+    suffix = "" if partition is None else f".{sha256(partition.encode()).hexdigest()[:16]}"
+    return data_directory("locks") / f"{name}{suffix}.lock"
 
 
 @contextmanager
@@ -44,19 +63,20 @@ def duckdb_file_lock(pipeline: dlt.Pipeline, log: Log | None = None) -> Iterator
 
 
 @contextmanager
-def interprocess_lock(path: Path, reason: str, log: Log | None = None) -> Iterator[None]:
-    """Holds the lock file at `path`. If it has to wait, it logs the reason once."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        if log:
-            log(f"Waiting: {reason}.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def interprocess_lock(path: Path, reason: str, log: Log | None = None, shared: bool = False) -> Iterator[None]:
+    """Holds the lock file at `path`, if `shared` beside others that share it. Logs the reason if it has to wait."""
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if log:
+                log(f"Waiting: {reason}.")
+            fcntl.flock(file, mode)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a child process has inherited the file
 
 
 @lru_cache(maxsize=64)  # dlt resolves the whole configuration to answer this

@@ -1,24 +1,97 @@
 """What a run's partition means to dlt: a time window is an interval; a name has cursors of its own."""
 
+import inspect
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from datetime import date
+from typing import Any, get_args
 
-from dagster import MultiPartitionKey, MultiPartitionsDefinition, OpExecutionContext, TimeWindowPartitionsDefinition
+from dagster import (
+    MultiPartitionKey,
+    MultiPartitionsDefinition,
+    OpExecutionContext,
+    TimeWindow,
+    TimeWindowPartitionsDefinition,
+)
 from dlt.common.configuration.container import Container
+from dlt.extract.incremental import Incremental, IncrementalResourceWrapper
 from dlt.extract.incremental.context import TimeIntervalContext
+from dlt.extract.resource import DltResource
+from dlt.extract.source import DltSource
 
 
-def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
-    """Within it, every incremental of a source reads the run's time window `[start, end)` and keeps its cursor.
+def time_interval(context: OpExecutionContext, source: DltSource) -> AbstractContextManager[Any]:
+    """Within it, the cursors of a source read the run's time window `[start, end)`, and their stored values stay.
 
     dagster-dlt does not pass the partition to dlt: each day would load everything since the cursor. A range of days
-    in one run is one window.
+    in one run is one window. Cursors that `reads_window` rejects load as in dagster-dlt.
     """
-    if not (context.has_partition_key or context.has_partition_key_range) or _time_dimension(context) is None:
+    window = time_window(context)
+    if window is None:
         return nullcontext()
-    window = context.partition_time_window
+    for resource, incremental in incrementals(source):
+        if resource.incremental and not reads_window(incremental):
+            resource.incremental.allow_external_schedulers = False
     interval = TimeIntervalContext(interval=(window.start, window.end), allow_external_schedulers=True)
     return Container().injectable_context(interval)
+
+
+def time_window(context: OpExecutionContext) -> TimeWindow | None:
+    """The run's time window, or None if its partitions are not time windows."""
+    if not (context.has_partition_key or context.has_partition_key_range) or _time_dimension(context) is None:
+        return None
+    return context.partition_time_window
+
+
+def reads_window(incremental: Incremental[Any]) -> bool:
+    """Whether a cursor reads the run's time window in place of what is new.
+
+    It does if its values are certainly times, and if it has no window of its own: no `end_value`, `lag` or
+    `last_value_func`. `allow_external_schedulers` on the cursor decides for it, for example if seconds since 1970 are
+    integers.
+    """
+    if incremental.allow_external_schedulers is not None:
+        return bool(incremental.allow_external_schedulers)
+    value_type = incremental.get_incremental_value_type()
+    is_time = isinstance(value_type, type) and issubclass(value_type, date)  # datetime is a subclass
+    return is_time and incremental.end_value is None and not incremental.lag and incremental.last_value_func is max
+
+
+def needs_pipeline_alone(context: OpExecutionContext, source: DltSource) -> bool:
+    """Whether a run of time windows must not load beside any other run of the pipeline.
+
+    A range overlaps with others. A cursor that does not read the window moves on with each run, whatever its window.
+    """
+    if time_window(context) is None:
+        return False
+    if context.partition_key_range.start != context.partition_key_range.end:
+        return True
+    return any(not reads_window(found) and found.end_value is None for _, found in incrementals(source))
+
+
+def incrementals(source: DltSource) -> Iterator[tuple[DltResource, Incremental[Any]]]:
+    """The cursors of the selected resources and of what these read from, as far as they are known before extraction."""
+    for resource in source.resources.extracted:
+        if found := _incremental(resource):
+            yield resource, found
+
+
+def _incremental(resource: DltResource) -> Incremental[Any] | None:
+    step = resource.incremental
+    if not isinstance(step, IncrementalResourceWrapper):
+        return step
+    function: Any = resource._pipe.gen
+    parameter = IncrementalResourceWrapper.get_incremental_arg(inspect.signature(inspect.unwrap(function)))
+    if step.incremental or parameter is None:
+        return step.incremental
+    given = (resource.explicit_args or {}).get(parameter.name) if resource.args_bound else None
+    found = [one.copy() for one in (parameter.default, given) if isinstance(one, Incremental)]
+    if not found:
+        return None
+    incremental = found[0] if len(found) == 1 else found[0].merge(found[1])
+    if get_args(parameter.annotation) and not hasattr(incremental, "__orig_class__"):
+        setattr(incremental, "__orig_class__", parameter.annotation)  # noqa: B010  # as dlt does: the type of its values
+    return incremental
 
 
 def partition_label(context: OpExecutionContext) -> str:
@@ -26,7 +99,8 @@ def partition_label(context: OpExecutionContext) -> str:
     if context.has_partition_key:
         return context.partition_key
     if context.has_partition_key_range:
-        return f"{context.partition_key_range.start}...{context.partition_key_range.end}"
+        first, last = context.partition_key_range
+        return first if first == last else f"{first}...{last}"
     return ""
 
 
@@ -58,4 +132,4 @@ def _time_dimension(context: OpExecutionContext) -> TimeWindowPartitionsDefiniti
 
 
 def _partitions_def(context: OpExecutionContext) -> Any:
-    return context.assets_def.partitions_def if context.has_assets_def else None
+    return context.assets_def.partitions_def if context.has_assets_def else context.job_def.partitions_def

@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import deepcopy
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,27 @@ import dlt
 from dagster import OpExecutionContext
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
-from dlt.pipeline.exceptions import PipelineStepFailed
 
+from runtime.load.aliases import settings_of
 from runtime.load.directories import data_directory
 from runtime.load.guards import check_destination, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
-from runtime.load.retries import disk_is_full, retrying
+from runtime.load.retries import ERRORS, disk_is_full, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
 
 
 class LoadFailed(TerminalException):
-    """A load that was retried in vain or cannot succeed. The run must not start again from the beginning."""
+    """A load that was retried in vain or cannot succeed. The run must not start again from the beginning.
+
+    Has the attributes of a PipelineStepFailed that name the step and its error.
+    """
 
     step = "load"
 
-    def __init__(self, failure: PipelineStepFailed) -> None:
-        super().__init__(str(failure))
-        self.exception = failure.exception
+    def __init__(self, exception: BaseException) -> None:
+        super().__init__(str(exception))
+        self.exception = exception
 
 
 class RunPipeline(dlt.Pipeline):
@@ -54,14 +57,16 @@ class RunPipeline(dlt.Pipeline):
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
-        # disposition. Ten attempts: when n first loads start together, one of them can lose n - 1 DDL races.
+        # disposition. Ten attempts: of n first loads that create a table together, the slowest fails n - 1 times.
         try:
-            for attempt in retrying(attempts=10, seconds=0.2, log=self.op.log.info):
-                with attempt, duckdb_file_lock(self, self.op.log.info):
-                    return super().load(*args, **kwargs)
-        except PipelineStepFailed as failure:
-            raise LoadFailed(failure) from failure
-        raise AssertionError("tenacity either returns or raises")
+            return retrying(attempts=10, seconds=0.2, log=self.op.log.info)(self.load_once, *args, **kwargs)
+        except Exception as failure:
+            raise LoadFailed(getattr(failure, "exception", failure)) from failure
+
+    def load_once(self, *args: Any, **kwargs: Any) -> LoadInfo:
+        """One attempt of `load`."""
+        with duckdb_file_lock(self, self.op.log.info):
+            return super().load(*args, **kwargs)
 
 
 @contextmanager
@@ -74,46 +79,63 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
     """
     run_id, step_key = op.run.run_id, str(op.op_handle).replace(".", "_")
     directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
-    destination = deepcopy(template.destination)
-    staging = destination.config_params["staging_dataset_name_layout"] = staging_layout(run_id, step_key)
+    name = state_name(template, named_partition(op))
+    destination = _copied(template.destination)
+    staging = staging_layout(template.dataset_name, run_id, step_key)
+    destination.config_params["staging_dataset_name_layout"] = staging
     schemas = template.schemas.config
-    pipeline = RunPipeline(
-        pipeline_name=state_name(template, named_partition(op)),
-        pipelines_dir=str(directory),
-        pipeline_salt=template.pipeline_salt,
-        destination=destination,
-        staging=deepcopy(template.staging),
-        dataset_name=template.dataset_name,
-        import_schema_path=schemas.import_schema_path or "",
-        export_schema_path=schemas.export_schema_path or "",
-        dev_mode=False,
-        progress=template.collector,
-        must_attach_to_local_pipeline=False,
-        config=template.config,
-        refresh=template.refresh,
-    )
-    pipeline.dataset_name = template.dataset_name  # a configured dataset_name_layout was already applied to it
-    pipeline.op = op
-    full = False
-    try:
-        yield pipeline
-        for attempt in directory.parent.glob(f"{step_key}-*"):  # this attempt and those that failed before it
-            shutil.rmtree(attempt, ignore_errors=True)
-        with suppress(OSError):  # another op of the run still works in it
-            directory.parent.rmdir()
-    except (Exception, TerminalException) as error:  # dlt's TerminalException is no Exception
-        full = disk_is_full(error)
-        raise
-    finally:
-        if pipeline.is_active:
-            pipeline.deactivate()
+    with settings_of(template.pipeline_name, name):
+        pipeline = RunPipeline(
+            pipeline_name=name,
+            pipelines_dir=str(directory),
+            pipeline_salt=template.pipeline_salt,
+            destination=destination,
+            staging=_copied(template.staging) if template.staging else template.staging,
+            dataset_name=template.dataset_name,
+            import_schema_path=schemas.import_schema_path or "",
+            export_schema_path=schemas.export_schema_path or "",
+            dev_mode=False,
+            progress=template.collector,
+            must_attach_to_local_pipeline=False,
+            config=template.config,
+            refresh=template.refresh,
+        )
+        pipeline.dataset_name = template.dataset_name  # the constructor applies dataset_name_layout a second time
+        pipeline.op = op
         try:
-            if pipeline.default_schema_name:  # otherwise nothing was extracted or staged
-                sweep_staging(pipeline, staging, op.instance, op.log.info)
-        except Exception as error:  # must neither fail a load nor hide why it failed
-            op.log.info(f"Staging datasets stay until a later run drops them: {error}")
-        if full:  # the files are incomplete and the space is needed
-            shutil.rmtree(directory, ignore_errors=True)
+            yield pipeline
+            _publish(pipeline, template)
+            for attempt in directory.parent.glob(f"{step_key}-*"):  # this attempt and those that failed before it
+                shutil.rmtree(attempt, ignore_errors=True)
+            with suppress(OSError):  # another op of the run still works in it
+                directory.parent.rmdir()
+        except ERRORS as error:
+            if disk_is_full(error):  # the files are incomplete and the space is needed
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        finally:
+            if pipeline.is_active:
+                pipeline.deactivate()
+            try:
+                if pipeline.default_schema_name:  # otherwise nothing was extracted or staged
+                    sweep_staging(pipeline, op.instance, op.log.info)
+            except Exception as error:  # must neither fail a load nor hide why it failed
+                op.log.info(f"Staging datasets stay, because they could not be dropped: {error}")
+
+
+def _publish(pipeline: dlt.Pipeline, template: Any) -> None:
+    """Shows the load to those who ask the asset's pipeline for it: `last_trace`, `default_schema`, `dataset()`."""
+    template._last_trace = pipeline.last_trace
+    template.default_schema_name = pipeline.default_schema_name
+    for schema in pipeline.schemas.values():
+        template.schemas.set_live_schema(schema)
+
+
+def _copied(destination: Any) -> Any:
+    """A destination whose parameters can be set. They may hold what cannot be copied, for example a connection."""
+    copied = copy(destination)
+    copied.config_params = dict(destination.config_params)
+    return copied
 
 
 def state_name(template: dlt.Pipeline, state_scope: str | None) -> str:

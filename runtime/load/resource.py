@@ -1,7 +1,6 @@
 """The resource under the key `dlt`: it makes `yield from dlt.run(context=context)` safe."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import dlt
@@ -9,9 +8,9 @@ from dagster import AssetExecutionContext, Failure, OpExecutionContext
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator
 from dagster_dlt.constants import META_KEY_PIPELINE, META_KEY_SOURCE, META_KEY_TRANSLATOR
 from dagster_dlt.dlt_event_iterator import DltEventIterator, DltEventType
-from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
 from dlt.common.runtime.collector import LogCollector, NullCollector
+from dlt.destinations.exceptions import DestinationConnectionError
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 from dlt.pipeline.exceptions import PipelineStepFailed
@@ -19,18 +18,28 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from runtime.load.advice import missing_settings
 from runtime.load.assets import dlt_objects
 from runtime.load.directories import data_directory
-from runtime.load.locks import partition_lock
+from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
-from runtime.load.partitions import partition_label, time_interval
-from runtime.load.pipeline import LoadFailed, run_pipeline, state_name
-from runtime.load.retries import disk_is_full, retrying
+from runtime.load.partitions import needs_pipeline_alone, partition_label, time_interval
+from runtime.load.pipeline import LoadFailed, run_pipeline
+from runtime.load.retries import (
+    ERRORS,
+    allow_restart,
+    causes,
+    disable_run_retries,
+    disk_is_full,
+    is_operational,
+    is_transient,
+    retrying,
+    unresolved_host,
+)
+from runtime.load.source_state import source_state
 from runtime.load.sweep import sweep_files
 from runtime.load.warehouse import count
 
 Context = OpExecutionContext | AssetExecutionContext
 
 PROGRESS_SECONDS = 10.0
-RETRY_ON_FAILURE_TAG = "dagster/retry_on_asset_or_op_failure"
 
 
 class IsolatedDltResource(DagsterDltResource):
@@ -58,6 +67,15 @@ class IsolatedDltResource(DagsterDltResource):
         )
         return CountingEventIterator(events, context, events._dlt_pipeline)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Raises TypeError if a subclass would load without isolation."""
+        super().__init_subclass__(**kwargs)
+        if "_run" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} overrides _run, which isolates and retries loads. Override run() or "
+                "extract_resource_metadata() instead."
+            )
+
     def _run(
         self,
         context: Context,
@@ -67,26 +85,22 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> Iterator[DltEventType]:
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
+        unread = source_state(dlt_source)
+        # A run has changed nothing before it loads, so it may start again from the beginning, if the source does, too.
+        # A load retries itself. Seven attempts wait for about a minute: an API or a warehouse may come back.
+        attempts = retrying(7, seconds=3, log=op.log.warning, unless=lambda: source_state(dlt_source) != unread)
         try:
-            # A run has changed nothing before it loads, so it may start again from the beginning. A load retries
-            # itself. Seven attempts wait for at least a minute: an API, a warehouse or disk space may come back.
-            for attempt in retrying(attempts=7, seconds=3, log=op.log.warning):
-                with attempt:
-                    events = self._load_once(op, context, dlt_source, dlt_pipeline, dagster_dlt_translator, **kwargs)
-        except (Exception, TerminalException) as error:  # dlt's TerminalException is no Exception
-            disable_run_retries(op)
-            if disk_is_full(error):
-                raise Failure(
-                    f"No space is left in {data_directory()}, where loads keep their files. Free some space."
-                ) from error
-            if sentence := missing_settings(error):
+            events = attempts(self._load_once, op, context, dlt_source, dlt_pipeline, dagster_dlt_translator, **kwargs)
+        except ERRORS as error:
+            if is_transient(error) and source_state(dlt_source) != unread:
+                allow_restart(op)  # in a new process, where the source begins anew
+            else:
+                disable_run_retries(op)
+            if sentence := explanation(error, dlt_pipeline):
                 raise Failure(sentence) from error
-            if isinstance(error, PipelineStepFailed | LoadFailed):
-                # dlt's message starts with packages and paths. It stays in the log as the cause.
-                raise Failure(f"{summary(error, dlt_pipeline)}: {error.exception}") from error
             raise
         yield from events
-        clean_up(op)
+        sweep_files(op.instance, op.log.warning)
 
     def _load_once(
         self,
@@ -98,15 +112,17 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> list[DltEventType]:
         """One attempt, from a new working directory to the events of a complete load."""
-        with (
-            partition_lock(state_name(dlt_pipeline, partition_label(op)), op.log.info),
-            run_pipeline(dlt_pipeline, op) as pipeline,
-            time_interval(op),
-        ):
+        name = dlt_pipeline.pipeline_name
+        lock = (
+            pipeline_lock(name, op.log.info)
+            if needs_pipeline_alone(op, dlt_source)
+            else partition_lock(name, partition_label(op), op.log.info)
+        )
+        # All runs of this process share the source, and dlt writes what it infers into a source's schema.
+        source = dlt_source.clone()
+        with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op, source):
             if isinstance(pipeline.collector, NullCollector):
                 pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)
-            # All runs of this process share the source, and dlt writes what it infers into a source's schema.
-            source = dlt_source.clone()
             return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
 
     def extract_resource_metadata(
@@ -134,9 +150,13 @@ class CountingEventIterator(DltEventIterator[DltEventType]):
             return {"dagster/partition_row_count": metadata["rows_loaded"].value}
         if not (table := metadata.get("dagster/table_name")):
             return {"dagster/row_count": 0}
-        # Quoted, because a table may be called `order`, and an unquoted `user` is a function in Postgres.
-        name = self._dlt_pipeline.sql_client().make_qualified_table_name(table.split(".")[-1])
-        return {"dagster/row_count": count(self._dlt_pipeline, f"SELECT count(*) FROM {name}") or 0}
+        try:
+            # Quoted, because a table may be called `order`, and an unquoted `user` is a function in Postgres.
+            name = self._dlt_pipeline.sql_client().make_qualified_table_name(table.split(".")[-1])
+            return {"dagster/row_count": count(self._dlt_pipeline, f"SELECT count(*) FROM {name}") or 0}
+        except Exception as error:  # everything is loaded, so the run must not fail
+            self._context.log.warning(f"The rows of {table} could not be counted: {error}")
+            return {}
 
 
 class Progress(LogCollector):
@@ -150,23 +170,26 @@ class Progress(LogCollector):
         """Writes no last line: the materialization reports the totals."""
 
 
-def disable_run_retries(context: OpExecutionContext) -> None:
-    """Keeps Dagster from restarting a run whose load failed: everything worth a retry was retried within the run."""
-    with suppress(Exception):  # Dagster's own database is away, which is a reason to restart the run
-        context.instance.add_run_tags(context.run.run_id, {RETRY_ON_FAILURE_TAG: "false"})
+def explanation(error: BaseException, pipeline: dlt.Pipeline) -> str | None:
+    """The first line of a failed run: what failed, and what to do. None if the error's own line says it all."""
+    if disk_is_full(error):
+        return f"No space is left in {data_directory()}, where loads keep their files. Free some space."
+    if sentence := missing_settings(error):
+        return sentence
+    if host := unresolved_host(error):
+        return f"Cannot resolve {host}. Check the address, and that this container is online."
+    if not isinstance(error, PipelineStepFailed | LoadFailed):
+        return None
+    if isinstance(error.exception, Failure):
+        return error.exception.description
+    # dlt's message starts with packages and paths. It stays in the log as the cause.
+    return f"{_step(error, pipeline)}: {error.exception}"
 
 
-def clean_up(context: OpExecutionContext) -> None:
-    """Removes old files of failed runs. This run has loaded, so an error here must not fail it."""
-    try:
-        sweep_files(context.instance)
-    except Exception as error:
-        context.log.warning(f"Files of failed runs stay until a later run removes them: {error}")
-
-
-def summary(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:
-    """The first words of a failure: the step, or how to reach the warehouse if the run could not even sync."""
+def _step(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:
     if error.step != "sync":
         return f"{error.step} failed"
+    if not any(isinstance(cause, DestinationConnectionError) or is_operational(cause) for cause in causes(error)):
+        return "Cannot read dlt's tables in the warehouse"
     name = pipeline.destination.destination_name
     return f"Cannot connect to the warehouse. Check that it is up, and DESTINATION__{name.upper()}__CREDENTIALS__…"

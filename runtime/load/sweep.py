@@ -4,7 +4,9 @@ import re
 import shutil
 import time
 import zlib
+from base64 import b32decode, b32encode
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import UUID
 
 import dlt
@@ -18,13 +20,26 @@ KEEP_FILES_SECONDS = 7 * 24 * 3600  # of failed runs, so that one can see what t
 SETTLED_SECONDS = 60  # the process of a run that was just marked as failed may still be ending
 
 
-def staging_layout(run_id: str, step_key: str) -> str:
-    """A run's own `staging_dataset_name_layout`. It names the run, so that leftovers can be attributed."""
-    return f"%s_staging_{UUID(run_id).hex}_{zlib.crc32(step_key.encode()) & 0xFFFF:04x}"
+def staging_layout(dataset_name: str, run_id: str, step_key: str) -> str:
+    """A step's own `staging_dataset_name_layout`. It contains the run's id, so that leftovers can be attributed.
+
+    The name has at most 63 characters, as a schema's in Postgres: dlt would shorten it, and the id could not be read.
+    """
+    step = zlib.crc32(step_key.encode()).to_bytes(4, "big")[2:]  # the steps of a run differ
+    own = b32encode(UUID(run_id).bytes + step).decode().lower().rstrip("=")
+    prefix = "%s" if _short(dataset_name) == dataset_name else _short(dataset_name)
+    return f"{prefix}_staging_{own}"
 
 
-def sweep_staging(pipeline: dlt.Pipeline, own: str, instance: DagsterInstance, log: Callable[[str], None]) -> None:
-    """Drops this run's staging dataset (`own` is its layout) and those of other runs that have ended.
+def _short(dataset_name: str) -> str:
+    longest = 63 - len("_staging_") - 29
+    if len(dataset_name) <= longest:
+        return dataset_name
+    return f"{dataset_name[: longest - 9]}_{zlib.crc32(dataset_name.encode()):08x}"
+
+
+def sweep_staging(pipeline: dlt.Pipeline, instance: DagsterInstance, log: Callable[[str], None]) -> None:
+    """Drops this run's staging dataset and those of other runs that have ended.
 
     Staging datasets of runs that this instance does not know stay: another deployment may share the warehouse.
     """
@@ -32,27 +47,32 @@ def sweep_staging(pipeline: dlt.Pipeline, own: str, instance: DagsterInstance, l
         if not isinstance(job_client, SqlJobClientBase):
             return
         client = job_client.sql_client
-        with client.with_alternative_dataset_name(own % client.dataset_name):
+        with client.with_staging_dataset():
             if client.has_dataset():  # the client's own test, because not every dataset is a schema
                 client.drop_dataset()
-        pattern = re.compile(rf"{re.escape(client.dataset_name)}_staging_([0-9a-f]{{32}})_[0-9a-f]{{4}}", re.IGNORECASE)
+        pattern = re.compile(rf"{re.escape(_short(client.dataset_name))}_staging_([a-z2-7]{{29}})", re.IGNORECASE)
         names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
         for name in names:
             match = pattern.fullmatch(name)
-            if match and (_ended_seconds_ago(instance, str(UUID(match[1]))) or 0) > SETTLED_SECONDS:
+            run_id = str(UUID(bytes=b32decode(f"{match[1].upper()}===")[:16])) if match else ""
+            if match and (_ended_seconds_ago(instance, run_id) or 0) > SETTLED_SECONDS:
                 with client.with_alternative_dataset_name(name):
                     client.drop_dataset()
                 log(f"Dropped {name}, which a crashed run left behind.")
 
 
-def sweep_files(instance: DagsterInstance) -> None:
-    """Deletes the working directories of runs that ended, or were last active, more than a week ago."""
-    for directory in data_directory("runs").iterdir():
-        ended = _ended_seconds_ago(instance, directory.name)
-        if ended is None:  # deleted in Dagster or never known there; the folder still belongs to this location
-            ended = time.time() - directory.stat().st_mtime
-        if ended > KEEP_FILES_SECONDS:
-            shutil.rmtree(directory, ignore_errors=True)
+def sweep_files(instance: DagsterInstance, log: Callable[[str], None]) -> None:
+    """Deletes the working directories of runs that ended, or were last active, more than a week ago. Never raises."""
+    try:
+        for directory in data_directory("runs").iterdir():
+            with suppress(FileNotFoundError):  # another run has deleted it in the meantime
+                ended = _ended_seconds_ago(instance, directory.name)
+                if ended is None:  # unknown to Dagster, so the folder's age decides
+                    ended = time.time() - directory.stat().st_mtime
+                if ended > KEEP_FILES_SECONDS:
+                    shutil.rmtree(directory, ignore_errors=True)
+    except Exception as error:
+        log(f"Files of failed runs stay until a later run removes them: {error}")
 
 
 def _ended_seconds_ago(instance: DagsterInstance, run_id: str) -> float | None:

@@ -32,7 +32,7 @@ class Flaky:
     """Rows whose source fails the first times it is read, after half of them."""
 
     def __init__(self, *failures: Exception, disposition: Any = "merge") -> None:
-        self.failures = list(failures)
+        self.failures = failures
         self.reads = 0
         self.disposition = disposition
 
@@ -46,8 +46,8 @@ class Flaky:
                 """Rows."""
                 self.reads += 1
                 yield [{"id": i} for i in range(50)]
-                if self.failures:
-                    raise self.failures.pop(0)
+                if self.reads <= len(self.failures):
+                    raise self.failures[self.reads - 1]
                 yield [{"id": i} for i in range(50, 100)]
 
             return rows

@@ -24,7 +24,7 @@ def run(instance: DagsterInstance, status: DagsterRunStatus) -> str:
 
 
 def make_staging(run_id: str, dataset: str = "raw_colours") -> str:
-    name = staging_layout(run_id, "colours") % dataset
+    name = staging_layout(dataset, run_id, "colours") % dataset
     with warehouse_pipeline("maker", dataset).sql_client() as client:
         client.execute_sql(f"CREATE SCHEMA {name}")
     return name

@@ -4,6 +4,7 @@ Each `Load` is a run in its own process, forked from a server that has only impo
 installed in that process only, kill or pause it; the runtime itself is unchanged.
 """
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.destination.client import RunnableLoadJob
 from dlt.destinations.job_client_impl import SqlJobClientBase, SqlLoadJob
 from dlt.normalize.normalize import Normalize
-from filelock import FileLock
 
 from runtime.load import sweep
 from runtime.load.resource import IsolatedDltResource
@@ -212,7 +212,7 @@ def hooks(load: Load, test: Connection) -> Reach:
 
         setattr(owner, method, hooked)
 
-    begin, acquire, jobs = SqlLoadJob.maybe_transaction, FileLock.acquire, count(1)
+    begin, flock, jobs = SqlLoadJob.maybe_transaction, fcntl.flock, count(1)
 
     @contextmanager
     def transaction(job: SqlLoadJob, sql: str) -> Iterator[None]:
@@ -220,13 +220,13 @@ def hooks(load: Load, test: Connection) -> Reach:
             yield
             reach("uncommitted")
 
-    def acquire_or_say(lock: Any, *args: Any, blocking: bool = True, **kwargs: Any) -> Any:
-        if blocking:  # the runtime tries without blocking first
+    def flock_or_say(file: Any, operation: int) -> None:
+        if operation in (fcntl.LOCK_SH, fcntl.LOCK_EX):  # the runtime tries without blocking first
             test.send("waiting")
-        return acquire(lock, *args, blocking=blocking, **kwargs)
+        flock(file, operation)
 
     setattr(SqlLoadJob, "maybe_transaction", transaction)  # noqa: B010
-    setattr(FileLock, "acquire", acquire_or_say)  # noqa: B010
+    setattr(fcntl, "flock", flock_or_say)  # noqa: B010
     hook(Normalize, "spool_schema_files", lambda: "normalize", "normalized")
     hook(SqlJobClientBase, "_update_schema_in_storage", lambda: "tables")
     hook(RunnableLoadJob, "run_managed", lambda: f"job {next(jobs)}")
