@@ -273,9 +273,12 @@ def test_a_wrong_import_breaks_its_contract_with_no_line_per_source_or_location(
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "results"))
     shutil.copy(ROOT / ".importlinter", tmp_path)
     wrong = {
-        "Sources do not import Dagster, the runtime or a location": ("dlt_sources/zendesk", "import dagster"),
-        "No source imports another source": ("dlt_sources/zendesk", "from dlt_sources import github"),
-        "No location imports another location": ("code_locations/support", "from code_locations import engineering"),
+        "Sources do not import Dagster, the runtime or a location": ("dlt_sources/wrong_source", "import dagster"),
+        "No source imports another source": ("dlt_sources/wrong_source", "from dlt_sources import github"),
+        "No location imports another location": (
+            "code_locations/wrong_location",
+            "from code_locations import engineering",
+        ),
         "The runtime does not import a source or a location": (
             "runtime/load/wrong",
             "import code_locations.engineering",
@@ -289,7 +292,7 @@ def test_a_wrong_import_breaks_its_contract_with_no_line_per_source_or_location(
             "import dlt",
         ),
         "The sandbox, the runtime and the sources do not import each other": ("runtime/load/wrong", "import sandbox"),
-        "No location imports the sandbox": ("code_locations/support", "import sandbox.app"),
+        "No location imports the sandbox": ("code_locations/wrong_location", "import sandbox.app"),
     }
     assert set(wrong) == names
 

@@ -255,7 +255,7 @@ def test_without_its_secret_the_location_loads_and_the_run_names_it(
         "SOURCES__WEATHER__API_KEY is missing, empty or a placeholder: set it and restart the location. "
         "(code_locations/engineering/weather.py:15)"
     )
-    assert report["all"] == ["github", "weather"]
+    assert {"github", "weather"} <= set(report["all"])
     assert report["weather"] == {"assets": ["not_loaded"], "failed": [sentence]}
     assert not (initialized / "warehouse.duckdb").exists()
 
@@ -268,7 +268,7 @@ def test_sources_of_all_kinds_stop_only_themselves(project: Path, weather: str) 
         wire(project, name, WIRING.format(name=name, call=call))
     report, printed = materialize(project, *wired, VENDOR_URL=weather)
 
-    assert report["all"] == sorted(["github", *wired])
+    assert {"github", *wired} <= set(report["all"])
     assert report["generator"] == {"assets": ["orders"], "failed": []}
     for name, (_, _, sentence) in KINDS.items():
         assert report[name]["assets"] == ["not_loaded"], name
