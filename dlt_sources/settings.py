@@ -32,7 +32,7 @@ def require(source: str, key: str, purpose: str, given: str | None = None, secre
     """As `read`, but a missing setting is an error too."""
     value = read(source, key, purpose, given, secret)
     if not value:
-        raise PermanentSourceError(f"{variable(source, key)} is missing or empty: set it {purpose}.")
+        raise PermanentSourceError(f"{variable(source, key)} is missing, empty or a placeholder: set it {purpose}.")
     return value
 
 

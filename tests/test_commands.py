@@ -81,7 +81,9 @@ def test_a_run_without_its_secret_says_which(clone: Path, command: str) -> None:
     done = run(clone, *command.split())
 
     assert done.returncode == 1
-    assert "SOURCES__THINKIFIC__API_KEY is missing or empty: set it to read from Thinkific." in done.stderr
+    assert (
+        "SOURCES__THINKIFIC__API_KEY is missing, empty or a placeholder: set it to read from Thinkific." in done.stderr
+    )
 
 
 def test_a_deployment_without_its_variables_does_not_fall_back_to_sqlite(clone: Path) -> None:

@@ -187,7 +187,7 @@ def _credentials() -> AwsCredentials:
     if (given["aws_access_key_id"] is None) != (given["aws_secret_access_key"] is None):
         missing = "AWS_SECRET_ACCESS_KEY" if given["aws_access_key_id"] else "AWS_ACCESS_KEY_ID"
         raise PermanentSourceError(
-            f"{CREDENTIALS}__{missing} is missing or empty: the key's id and secret must both be set."
+            f"{CREDENTIALS}__{missing} is missing, empty or a placeholder: the key's id and secret must both be set."
         )
     endpoint = urlsplit(given["endpoint_url"] or "https://s3")
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname or "@" in endpoint.netloc:
@@ -197,8 +197,8 @@ def _credentials() -> AwsCredentials:
         credentials.on_partial()
         if not credentials.has_default_credentials():
             raise PermanentSourceError(
-                f"{CREDENTIALS}__AWS_ACCESS_KEY_ID and {CREDENTIALS}__AWS_SECRET_ACCESS_KEY are missing or empty, "
-                "and this machine has no role: set them to read from a bucket."
+                f"{CREDENTIALS}__AWS_ACCESS_KEY_ID and {CREDENTIALS}__AWS_SECRET_ACCESS_KEY are missing, empty or "
+                "placeholders, and this machine has no role: set them to read from a bucket."
             )
     return credentials
 

@@ -78,7 +78,7 @@ def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str,
         (
             "sandbox/handbook",
             {"SOURCES__GITHUB__ACCESS_TOKEN": ""},
-            "SOURCES__GITHUB__ACCESS_TOKEN is missing or empty: set it to read from GitHub.",
+            "SOURCES__GITHUB__ACCESS_TOKEN is missing, empty or a placeholder: set it to read from GitHub.",
         ),
         ("sandbox/handbook", {"SOURCES__GITHUB__ACCESS_TOKEN": "wrong"}, "check SOURCES__GITHUB__ACCESS_TOKEN"),
         (

@@ -74,7 +74,8 @@ def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str,
 
 @pytest.mark.parametrize("variable", ["SOURCES__THINKIFIC__API_KEY", "SOURCES__THINKIFIC__SUBDOMAIN"])
 @pytest.mark.parametrize(
-    ("value", "sentence"), [("", "{} is missing or empty: set it to read from Thinkific."), ("canary-7f3a", "{}")]
+    ("value", "sentence"),
+    [("", "{} is missing, empty or a placeholder: set it to read from Thinkific."), ("canary-7f3a", "{}")],
 )
 def test_a_failed_run_says_what_to_change(location: Location, variable: str, value: str, sentence: str) -> None:
     location.environment[variable] = value

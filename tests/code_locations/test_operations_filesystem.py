@@ -100,7 +100,7 @@ def test_without_a_bucket_url_the_location_imports_and_a_run_names_the_variable(
     report = location.load(*TABLES)
     assert not report["success"]
     [failure] = report["failures"]
-    assert "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty" in failure.partition("Stack Trace")[0]
+    assert "SOURCES__FILESYSTEM__BUCKET_URL is missing, empty or a placeholder" in failure.partition("Stack Trace")[0]
 
 
 class Sensor:
@@ -158,9 +158,12 @@ def test_the_sensor_launches_each_change_exactly_once(sensor: Sensor) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty"),
+        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing, empty or a placeholder"),
         ("/nowhere", "the folder /nowhere does not exist."),
-        ("s3://bucket/in", "SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY is missing or empty"),
+        (
+            "s3://bucket/in",
+            "SOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY is missing, empty or a placeholder",
+        ),
     ],
 )
 def test_a_failed_tick_says_what_to_change(

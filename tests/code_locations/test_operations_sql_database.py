@@ -127,7 +127,7 @@ def test_checks_find_missing_duplicate_and_surplus_rows_and_wrong_amounts(locati
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("", f"{CREDENTIALS} is missing or empty: set it to read from the database."),
+        ("", f"{CREDENTIALS} is missing, empty or a placeholder: set it to read from the database."),
         ("postgresql://shop:canary-7f3a@[::1/shop", f"{CREDENTIALS} must look like postgresql://"),
         (
             "postgresql://shop:canary-7f3a@127.0.0.1:1/shop",

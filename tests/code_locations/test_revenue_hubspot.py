@@ -64,7 +64,7 @@ def test_checks_find_missing_and_duplicate_rows(location: Location, damage: str,
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("", "SOURCES__HUBSPOT__API_KEY is missing or empty: set it to read from HubSpot."),
+        ("", "SOURCES__HUBSPOT__API_KEY is missing, empty or a placeholder: set it to read from HubSpot."),
         ("canary-7f3a", "check SOURCES__HUBSPOT__API_KEY"),
     ],
 )

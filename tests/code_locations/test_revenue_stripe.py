@@ -130,7 +130,7 @@ def test_a_run_without_its_key_names_the_variable_and_does_not_affect_the_other_
     assert loaded["success"], loaded["failures"]
     assert not failed["success"]
     assert (
-        f"{variable} is missing or empty: set it to read from Stripe."
+        f"{variable} is missing, empty or a placeholder: set it to read from Stripe."
         in failed["failures"][0].partition("Stack Trace")[0]
     )
 

@@ -352,7 +352,7 @@ def test_files_that_were_extracted_but_not_loaded_are_read_again(folder: Folder,
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing or empty: set it to a folder"),
+        ("", "SOURCES__FILESYSTEM__BUCKET_URL is missing, empty or a placeholder: set it to a folder"),
         ("/nowhere/at/all", "SOURCES__FILESYSTEM__BUCKET_URL: the folder /nowhere/at/all does not exist."),
         ("ftp://partner:canary@host/in", "SOURCES__FILESYSTEM__BUCKET_URL must be a folder or s3://bucket/folder."),
         ("s3://key:canary@bucket/in", "SOURCES__FILESYSTEM__BUCKET_URL must be a folder or s3://bucket/folder."),

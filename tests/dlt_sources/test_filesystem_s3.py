@@ -85,8 +85,16 @@ def test_a_missing_folder_in_a_bucket_is_empty(bucket: Bucket) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "", f"{PREFIX}AWS_SECRET_ACCESS_KEY is missing or empty: the key's id and secret"),
-        ("AWS_ACCESS_KEY_ID", " ", f"{PREFIX}AWS_ACCESS_KEY_ID is missing or empty: the key's id and secret"),
+        (
+            "AWS_SECRET_ACCESS_KEY",
+            "",
+            f"{PREFIX}AWS_SECRET_ACCESS_KEY is missing, empty or a placeholder: the key's id and secret",
+        ),
+        (
+            "AWS_ACCESS_KEY_ID",
+            " ",
+            f"{PREFIX}AWS_ACCESS_KEY_ID is missing, empty or a placeholder: the key's id and secret",
+        ),
         ("ENDPOINT_URL", "nonsense", f"{PREFIX}ENDPOINT_URL must look like https://s3.example.com."),
         ("ENDPOINT_URL", f"http://me:{SECRET}@127.0.0.1", f"{PREFIX}ENDPOINT_URL must look like"),
     ],
@@ -104,7 +112,7 @@ def test_an_error_names_a_wrong_setting(
 def test_an_error_names_a_missing_key_and_role(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{PREFIX}AWS_ACCESS_KEY_ID", "")
     monkeypatch.delenv(f"{PREFIX}AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(PermanentSourceError, match="are missing or empty, and this machine has no role"):
+    with pytest.raises(PermanentSourceError, match="are missing, empty or placeholders, and this machine has no role"):
         list_files(TABLES)
 
 

@@ -50,7 +50,8 @@ def test_an_error_names_a_missing_token(
         monkeypatch.setenv("SOURCES__GITHUB__ACCESS_TOKEN", token)
     for source in (github_reactions("sandbox", "handbook"), github_repo_events("sandbox", "handbook")):
         error = warehouse.load_error(source)
-        assert str(error) == "SOURCES__GITHUB__ACCESS_TOKEN is missing or empty: set it to read from GitHub."
+        variable = "SOURCES__GITHUB__ACCESS_TOKEN"
+        assert str(error) == f"{variable} is missing, empty or a placeholder: set it to read from GitHub."
         assert isinstance(error, PermanentSourceError)
     assert github_api.sandbox.counts()["total"] == 0
 

@@ -57,7 +57,7 @@ def test_a_rate_limit_is_distinguished_from_a_missing_permission() -> None:
 def test_a_secret_is_read_under_its_exact_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "bare")
     monkeypatch.setenv("SOURCES__API_KEY", "half-bare")
-    with pytest.raises(PermanentSourceError, match=r"^SOURCES__ACME__API_KEY is missing or empty: set it"):
+    with pytest.raises(PermanentSourceError, match=r"^SOURCES__ACME__API_KEY is missing, empty or a placeholder"):
         ACME.secret()
     monkeypatch.setenv("SOURCES__ACME__API_KEY", " exact\n")
     assert ACME.secret() == "exact"
@@ -66,7 +66,7 @@ def test_a_secret_is_read_under_its_exact_name_only(monkeypatch: pytest.MonkeyPa
 
 def test_a_setting_is_read_under_its_exact_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCOUNT", "bare")
-    with pytest.raises(PermanentSourceError, match=r"^SOURCES__ACME__ACCOUNT is missing or empty: set it"):
+    with pytest.raises(PermanentSourceError, match=r"^SOURCES__ACME__ACCOUNT is missing, empty or a placeholder"):
         ACME.setting("account")
     monkeypatch.setenv("SOURCES__ACME__ACCOUNT", " exact\n")
     assert ACME.setting("account") == "exact"

@@ -41,7 +41,9 @@ def test_an_error_names_a_missing_key(
         monkeypatch.setenv("SOURCES__HUBSPOT__API_KEY", key)
     for name in hubspot(include_history=True).resources:
         error = warehouse.load_error(hubspot(include_history=True).with_resources(name))
-        assert str(error) == "SOURCES__HUBSPOT__API_KEY is missing or empty: set it to read from HubSpot."
+        assert (
+            str(error) == "SOURCES__HUBSPOT__API_KEY is missing, empty or a placeholder: set it to read from HubSpot."
+        )
     assert hubspot_api.sandbox.counts()["total"] == 0
 
 

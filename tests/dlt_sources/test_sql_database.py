@@ -216,7 +216,7 @@ def test_an_error_names_a_missing_variable(
         monkeypatch.setenv(VARIABLE, value)
     cause = warehouse.load_error(orders())
 
-    assert str(cause) == f"{VARIABLE} is missing or empty: set it to read from the database."
+    assert str(cause) == f"{VARIABLE} is missing, empty or a placeholder: set it to read from the database."
     assert isinstance(cause, PermanentSourceError)
 
 

@@ -29,7 +29,7 @@ def test_an_error_names_a_missing_key(
         monkeypatch.setenv(variable, key)
     for source in (stripe_source(section=section), incremental_stripe_source(section=section)):
         error = warehouse.load_error(source)
-        assert str(error) == f"{variable} is missing or empty: set it to read from Stripe."
+        assert str(error) == f"{variable} is missing, empty or a placeholder: set it to read from Stripe."
     with pytest.raises(PermanentSourceError, match=variable):
         stripe_money(None, None, section=section)
     assert stripe_api.sandbox.counts()["total"] == 0

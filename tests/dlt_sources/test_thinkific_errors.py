@@ -51,7 +51,7 @@ def test_an_error_names_a_missing_setting(
     if value is not None:
         monkeypatch.setenv(f"SOURCES__THINKIFIC__{key}", value)
     error = warehouse.load_error(thinkific())
-    assert str(error) == f"SOURCES__THINKIFIC__{key} is missing or empty: set it to read from Thinkific."
+    assert str(error) == f"SOURCES__THINKIFIC__{key} is missing, empty or a placeholder: set it to read from Thinkific."
     assert isinstance(error, PermanentSourceError)
     assert thinkific_api.sandbox.counts()["total"] == 0
 

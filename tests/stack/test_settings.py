@@ -49,7 +49,7 @@ def test_a_missing_token_fails_only_the_run_and_is_named(changed_stack: Stack) -
     status, failures = run_one(stack, "sandbox/handbook")
 
     assert status == "FAILURE"
-    assert "SOURCES__GITHUB__ACCESS_TOKEN is missing or empty: set it to read from GitHub." in failures
+    assert "SOURCES__GITHUB__ACCESS_TOKEN is missing, empty or a placeholder: set it to read from GitHub." in failures
 
 
 def test_a_wrong_token_and_an_unknown_repository_are_named(changed_stack: Stack) -> None:
