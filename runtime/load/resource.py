@@ -13,6 +13,7 @@ from dlt.common.runtime.collector import LogCollector, NullCollector
 from dlt.destinations.exceptions import DestinationConnectionError
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
+from dlt.load.exceptions import LoadClientJobException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.load.advice import missing_settings
@@ -183,7 +184,16 @@ def explanation(error: BaseException, pipeline: dlt.Pipeline) -> str | None:
     if isinstance(error.exception, Failure):
         return error.exception.description
     # dlt's message starts with packages and paths. It stays in the log as the cause.
-    return f"{_step(error, pipeline)}: {error.exception}"
+    return f"{_step(error, pipeline)}: {_reason(error.exception)}"
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong. Of a load job, the table and the words of the warehouse, in place of ids and tracebacks."""
+    if not isinstance(error, LoadClientJobException):
+        return str(error)
+    table = error.job_id.partition(".")[0]
+    *_, cause = causes(error)
+    return f"table {table}: {' '.join(str(cause).split())}"
 
 
 def _step(error: PipelineStepFailed | LoadFailed, pipeline: dlt.Pipeline) -> str:

@@ -10,6 +10,7 @@ from dagster import Backoff, OpExecutionContext, RetryPolicy
 from dlt.common.destination.exceptions import SchemaUpdateError
 from dlt.common.exceptions import DltException, TerminalException, TransientException
 from dlt.destinations.exceptions import DestinationConnectionError
+from dlt.load.exceptions import LoadClientJobException
 from requests.exceptions import ChunkedEncodingError, ContentDecodingError, HTTPError, SSLError, TooManyRedirects
 from requests.exceptions import ConnectionError as RequestsConnectionError
 from tenacity import (
@@ -27,6 +28,8 @@ MAX_WAIT_SECONDS = 30.0
 CHECK_RETRIES = RetryPolicy(max_retries=4, delay=5, backoff=Backoff.EXPONENTIAL)
 # Drivers raise the same exception for a server that is down and for one that rejects this user. In Postgres' words.
 REFUSAL = re.compile(r"authentication failed|(role|database) .* does not exist")
+# PEP 249's names for values that do not fit and constraints, in any driver, and Postgres' for a missing permission.
+REFUSED_BY_DATABASE = ("DataError", "IntegrityError", "NotSupportedError", "InsufficientPrivilege")
 # An HTTP client has tried for half a minute by then. The host's name is wrong, or the container is offline.
 UNRESOLVED = re.compile(r"Failed to resolve '([^']+)'")
 # dlt's two mix-ins derive from BaseException, as the interrupts do that end a run.
@@ -55,9 +58,11 @@ def is_transient(error: BaseException) -> bool:
         return False
     if any(is_operational(cause) and REFUSAL.search(str(cause)) for cause in causes(error)) or unresolved_host(error):
         return False
+    if any(isinstance(cause, SchemaUpdateError) for cause in causes(error)):
+        return True
+    if any(_is_of(cause, *REFUSED_BY_DATABASE) for cause in causes(error)):
+        return False
     for cause in causes(error):
-        if isinstance(cause, SchemaUpdateError):
-            return True
         if isinstance(cause, TerminalException):
             return False
         if status := _http_status(cause):
@@ -130,8 +135,13 @@ def nothing_loaded_tag(context: OpExecutionContext) -> str:
 
 
 def is_operational(error: BaseException) -> bool:
-    """PEP 249's name, in any driver, for errors of the database's operation: disconnects, deadlocks, …"""
-    return any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
+    """Whether a database or the way to it failed, and not a statement: disconnects, deadlocks, …"""
+    return _is_of(error, "OperationalError")
+
+
+def _is_of(error: BaseException, *names: str) -> bool:
+    """Whether the error's class or one of its bases has one of these names, for example those of PEP 249."""
+    return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
 def _http_status(error: BaseException) -> int | None:
@@ -149,5 +159,6 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
+        of_job = error.client_exception if isinstance(error, LoadClientJobException) else None
         handled = error.__context__ if isinstance(error, DltException) else None
-        error = error.__cause__ or handled
+        error = of_job or error.__cause__ or handled
