@@ -1,42 +1,60 @@
-"""What every code location shares: the resource `dlt`, one process per run, and modules that stop only themselves."""
+"""What every code location shares: the resource `dlt`, and a placeholder for each module that cannot be loaded."""
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
-from types import ModuleType
+from functools import cache
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource
+from dlt.common.exceptions import TerminalException, TransientException
 
 from runtime.load.advice import advice
 from runtime.load.assets import with_readable_metadata
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.retries import disable_run_retries
 
-# A process per step would start an interpreter for each step. Pools limit steps within one process, too.
+# In-process: the default executor starts an interpreter for each step. Pools limit steps within one process, too.
 defs = dg.Definitions(resources={"dlt": IsolatedDltResource()}, executor=dg.in_process_executor)
 NOT_LOADED = "not_loaded"  # the last part of a placeholder's key, and its kind
+# What a module may raise. An interrupt is not among them. dlt's two mix-ins are no Exceptions.
+ERRORS = (Exception, SystemExit, TerminalException, TransientException)
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def isolated_imports(package: str) -> Iterator[None]:
-    """Within it, a module of `package` that raises at import gets a placeholder as its `defs`, and the others load.
+    """Within it, `from <package> import <module>` gives a stand-in for a module that raises, and the others load.
 
-    The placeholder is one asset, `[<module>, not_loaded]`. Its description says what to do, and so does its run, which
-    fails. Outside of this block the same import raises, as it does in tests.
+    The stand-in has nothing but `defs`: one asset, `[<module>, not_loaded]`. Its description says what to do, and so
+    does its run, which fails. Outside of this block the same import raises, as it does in tests.
     """
-    finder = _Finder(package)
-    sys.meta_path.insert(0, finder)
+    names = vars(sys.modules[package])
+
+    @cache
+    def isolated(name: str) -> Any:
+        del names["__getattr__"]  # what the module itself imports from the package must raise
+        try:
+            module = import_module(f"{package}.{name}")
+            if not isinstance(getattr(module, "defs", None), dg.Definitions):
+                raise TypeError(f"{module.__name__} has no `defs`: end it with `defs = dg.Definitions(assets=[…])`")
+        except ERRORS as error:
+            names.pop(name, None)  # a module without `defs`
+            return SimpleNamespace(defs=placeholder(f"{package}.{name}", advice(error)))
+        finally:
+            names["__getattr__"] = isolated
+        return module
+
+    names["__getattr__"] = isolated  # Python asks it for the modules that the package has not imported yet (PEP 562)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        del names["__getattr__"]
 
 
 def merge(*modules: dg.Definitions) -> dg.Definitions:
@@ -44,13 +62,9 @@ def merge(*modules: dg.Definitions) -> dg.Definitions:
 
     A module that contradicts those before it gets a placeholder, too. For example, it has an asset key of theirs.
     """
-    return with_readable_metadata(_fitting(modules))
-
-
-def _fitting(modules: Sequence[dg.Definitions]) -> dg.Definitions:
     safe = [_without_stock_resource(module) for module in modules]
     try:
-        return _valid(defs, *safe)
+        return with_readable_metadata(_valid(defs, *safe))
     except Exception:
         fitting = [defs]
         for module, parts in zip(modules, safe, strict=True):
@@ -59,7 +73,7 @@ def _fitting(modules: Sequence[dg.Definitions]) -> dg.Definitions:
                 fitting.append(parts)
             except Exception as error:
                 fitting.append(placeholder(_name_of(module), advice(error)))
-        return _valid(*fitting)
+        return with_readable_metadata(_valid(*fitting))
 
 
 def placeholder(module: str, sentence: str) -> dg.Definitions:
@@ -81,39 +95,6 @@ def placeholder(module: str, sentence: str) -> dg.Definitions:
     return dg.Definitions(assets=[not_loaded])
 
 
-class _Finder(MetaPathFinder):
-    """Finds the modules of one package, which `_Loader` then imports."""
-
-    def __init__(self, package: str) -> None:
-        self.package = package
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
-        if package != self.package or not path:
-            return None
-        found = PathFinder.find_spec(fullname, path) or ModuleSpec(fullname, None)
-        file, folders = found.origin or f"{path[0]}/{name}.py", found.submodule_search_locations
-        return spec_from_file_location(
-            fullname, file, loader=_Loader(fullname, file), submodule_search_locations=folders
-        )
-
-
-class _Loader(SourceFileLoader):
-    """Imports a module as Python does, and puts a placeholder into it if that fails."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        try:
-            super().exec_module(module)
-            if not isinstance(getattr(module, "defs", None), dg.Definitions):
-                raise TypeError(f"{module.__name__} has no `defs`: end it with `defs = dg.Definitions(assets=[…])`")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit and dlt's TerminalException are no Exception
-            module.defs = placeholder(module.__name__, advice(error))  # type: ignore[attr-defined]
-
-
 def _valid(*parts: dg.Definitions) -> dg.Definitions:
     merged = dg.Definitions.merge(*parts)
     dg.Definitions.validate_loadable(merged)
@@ -126,9 +107,14 @@ def _without_stock_resource(module: dg.Definitions) -> dg.Definitions:
     if type(resources.get("dlt")) is not DagsterDltResource:
         return module
     del resources["dlt"]
-    others = ("assets", "schedules", "sensors", "jobs", "executor", "loggers", "asset_checks", "metadata")
+    others = (
+        *("assets", "schedules", "sensors", "jobs", "executor", "loggers", "asset_checks", "metadata"),
+        "component_tree",
+    )
     return dg.Definitions(resources=resources, **{name: getattr(module, name) for name in others})
 
 
 def _name_of(definitions: dg.Definitions) -> str:
-    return next(name for name, module in sys.modules.items() if vars(module).get("defs") is definitions)
+    """The module whose `defs` they are. In `sys.modules`, None blocks an import."""
+    modules = [(name, module) for name, module in sys.modules.items() if module]
+    return next((name for name, module in modules if vars(module).get("defs") is definitions), "unnamed_module")

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
-from runtime.load.location import isolated_imports, merge
+from runtime.load.location import merge
 from runtime.load.resource import IsolatedDltResource
 
 SOUND = """
@@ -24,26 +24,43 @@ def daily(): ...
 
 defs = dg.Definitions(assets=[table], schedules=[daily])
 """
-Team = Callable[..., list[ModuleType]]
+DEFINITIONS = """
+from runtime.load import location
+
+with location.isolated_imports(__package__):
+    from team import {names}
+
+defs = location.merge({defs})
+"""
+Team = Callable[..., dg.Definitions]
 
 
 @pytest.fixture
 def team(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
-    """Writes the modules of a location `team`, and imports them as its `definitions.py` does."""
+    """Writes the modules of a location `team` and its `definitions.py`, and returns the location's definitions.
+
+    A module without a text is imported, but has no file.
+    """
     package = tmp_path / "code_locations" / "team"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(package.parent))
 
-    def imported(**modules: str) -> list[ModuleType]:
-        for name, text in modules.items():
-            (package / f"{name}.py").write_text(text)
-        with isolated_imports("team"):
-            return [import_module(f"team.{name}") for name in modules]
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "team"]:
+            del sys.modules[name]
 
-    yield imported
-    for name in [name for name in sys.modules if name.partition(".")[0] == "team"]:
-        del sys.modules[name]
+    def defined(helpers: str = "", **modules: str) -> dg.Definitions:
+        forget()
+        text = DEFINITIONS.format(names=", ".join(modules), defs=", ".join(f"{name}.defs" for name in modules))
+        for name, code in {**modules, "helpers": helpers, "definitions": text}.items():
+            if code:
+                (package / f"{name}.py").write_text(code)
+        defs: dg.Definitions = import_module("team.definitions").defs
+        return defs
+
+    yield defined
+    forget()
 
 
 def run(defs: dg.Definitions, *key: str) -> tuple[bool, str | None, dict[str, str]]:
@@ -79,8 +96,7 @@ def run(defs: dg.Definitions, *key: str) -> tuple[bool, str | None, dict[str, st
 def test_a_module_that_raises_becomes_a_placeholder_and_the_others_load(
     team: Team, module: str, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, sound = team(broken=module, sound=SOUND)
-    defs = merge(broken.defs, sound.defs)
+    defs = team(broken=module, sound=SOUND)
 
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     assert set(specs) == {"broken/not_loaded", "sound/table"}
@@ -99,43 +115,50 @@ def test_a_module_that_raises_becomes_a_placeholder_and_the_others_load(
 
 
 def test_a_module_that_does_not_exist_is_named(team: Team) -> None:
-    with isolated_imports("team"):
-        defs = import_module("team.zendsk").defs
+    defs = team(zendsk="", sound=SOUND)
 
-    assert "code_locations/team/zendsk.py" in run(defs, "zendsk", "not_loaded")[1]  # type: ignore[operator]
+    assert "team.zendsk is not installed" in run(defs, "zendsk", "not_loaded")[1]  # type: ignore[operator]
+    assert run(defs, "sound", "table")[0]
+
+
+def test_what_a_module_imports_from_its_location_is_not_isolated(team: Team, caplog: pytest.LogCaptureFixture) -> None:
+    module = SOUND.replace("import dagster", "from team import helpers\nimport dagster")
+    assert run(team(sound=module, helpers="answer = 42"), "sound", "table")[0]
+    assert caplog.messages == []
+
+    said = run(team(sound=module, helpers="raise ValueError('no helpers today')"), "sound", "not_loaded")[1]
+    assert said == "ValueError: no helpers today (code_locations/team/helpers.py:1)"
 
 
 def test_a_module_is_imported_again_by_the_next_process(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEAM_TOKEN", raising=False)
     needs_token = "import os\ntoken = os.environ['TEAM_TOKEN']\n" + SOUND
-    [module] = team(sound=needs_token)
-    said = run(merge(module.defs), "sound", "not_loaded")[1]
-    assert said == (
+    assert run(team(sound=needs_token), "sound", "not_loaded")[1] == (
         "TEAM_TOKEN is missing, empty or a placeholder: set it and restart the location. "
         "(code_locations/team/sound.py:2)"
     )
 
-    del sys.modules["team.sound"]
     monkeypatch.setenv("TEAM_TOKEN", "t")
-    [module] = team(sound=needs_token)
-    assert run(merge(module.defs), "sound", "table")[0]
+    assert run(team(sound=needs_token), "sound", "table")[0]
 
 
 def test_without_isolation_the_module_raises(team: Team) -> None:
-    team(sound=SOUND)
-    Path(sys.modules["team"].__path__[0], "broken.py").write_text("raise ValueError('TEAM must be a list')")
+    team(broken="raise ValueError('TEAM must be a list')")
 
-    with pytest.raises(ValueError, match="TEAM must be a list"):
-        import_module("team.broken")
-
-
-def test_an_interrupt_is_not_held_up(team: Team) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        team(broken="raise KeyboardInterrupt")
+    for statement in ("import team.broken", "from team import broken"):
+        with pytest.raises(ValueError, match="TEAM must be a list"):
+            exec(statement)
 
 
-def test_modules_that_contradict_each_other_stop_the_later_one(team: Team) -> None:
-    first, twin, third = team(
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, DagsterExecutionInterruptedError])
+def test_an_interrupt_is_not_held_up(team: Team, interrupt: type[BaseException]) -> None:
+    with pytest.raises(interrupt):
+        team(broken=f"from {interrupt.__module__} import {interrupt.__name__} as Interrupt\nraise Interrupt")
+
+
+def test_modules_that_contradict_each_other_stop_the_later_one(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "blocked_by_the_user", None)
+    defs = team(
         sound=SOUND,
         twin="from dagster_dlt import DagsterDltResource\n"
         + SOUND.replace("daily()", "nightly()")
@@ -143,17 +166,24 @@ def test_modules_that_contradict_each_other_stop_the_later_one(team: Team) -> No
         .replace("schedules=", "resources={'dlt': DagsterDltResource()}, schedules="),
         third=SOUND.replace('"sound"', '"third"').replace("daily()", "later()").replace("[daily]", "[later]"),
     )
-    defs = merge(first.defs, twin.defs, third.defs)
 
     keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
     assert keys == {"sound/table", "twin/not_loaded", "third/table"}
     assert "sound" in run(defs, "twin", "not_loaded")[1]  # type: ignore[operator]
 
 
+def test_definitions_of_no_module_that_contradict_others_get_a_placeholder_too(team: Team) -> None:
+    defs = team(sound=SOUND)
+    twin = dg.Definitions.merge(dg.Definitions(assets=[dg.AssetSpec(["sound", "table"])]))
+    merged = merge(defs, twin)
+
+    keys = {spec.key.to_user_string() for spec in merged.resolve_all_asset_specs()}
+    assert keys == {"sound/table", "unnamed_module/not_loaded"}
+
+
 def test_the_resource_of_dagsters_guide_is_replaced_by_the_safe_one(team: Team) -> None:
     guide = SOUND.replace("schedules=", "resources={'dlt': DagsterDltResource(), 'own': 1}, schedules=")
-    [module] = team(sound=f"from dagster_dlt import DagsterDltResource\n{guide}")
-    resources = merge(module.defs).resources or {}
+    resources = team(sound=f"from dagster_dlt import DagsterDltResource\n{guide}").resources or {}
 
     assert isinstance(resources["dlt"], IsolatedDltResource)
     assert resources["own"] == 1
