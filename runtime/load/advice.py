@@ -1,10 +1,12 @@
-"""What to do about an error, in one sentence."""
+"""What to do about an error, in one sentence without secrets."""
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from traceback import FrameSummary, extract_tb
+from typing import Any
 
+from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import (
     ConfigFieldMissingException,
     LookupTrace,
@@ -13,29 +15,46 @@ from dlt.common.configuration.exceptions import (
     flatten_traces,
 )
 from dlt.common.configuration.providers import EnvironProvider
+from dlt.common.configuration.providers.doc import BaseDocProvider
+from dlt.common.configuration.specs import PluggableRunContext
 from dlt.common.exceptions import MissingDependencyException
 
-from runtime.load.configuration import OF_DLT
+from runtime.load.placeholders import DLT_VARIABLE
 from runtime.load.retries import causes
 
-PROJECT_FILE = re.compile(r"(code_locations|dlt_sources)[/\\].*")
+PROJECT_FILE = re.compile(r"(code_locations|dlt_sources)[/\\](?!.*site-packages).*")
 PROJECT_PACKAGES = ("code_locations", "dlt_sources", "runtime")
 ENVIRONMENT = EnvironProvider().name
-SECRET_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=[?&])[^\s=&]+=[^\s&]+")
+SECRET_IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)|(?<=[?&])[^\s=&]+=[^\s&]+")  # a password may contain `@`
+NO_SECRET = re.compile(r".{0,3}|\d{1,5}|true|false", re.IGNORECASE)  # too short, a number such as a port, a flag
 
 
 def advice(error: BaseException) -> str:
-    """What to set, to install or to look at, and the line of the project that led there. Contains no secret."""
+    """What to set, to install or to look at, and the line of the project that led there, `without_secrets`."""
     place = _place(error)
-    sentence = missing_settings(error) or _missing_package(error, place) or _first_line(error)
+    sentence = missing_settings(error) or _missing_package(error, place) or without_secrets(_first_line(error))
     return f"{sentence} ({place})" if place else sentence
+
+
+def without_secrets(text: str) -> str:
+    """Replaces what dlt knows as a setting by its name, and user, password and parameters of each URL by `***`.
+
+    dlt knows its variables of sources and destinations in the environment (which include the secret files it has read)
+    and what is in `secrets.toml` or was fetched from a vault. Values of up to three characters, numbers of up to five
+    digits and true and false stay. No other secret is recognized: neither one of another variable, nor one that the
+    vendor has encoded or cut.
+    """
+    names = {value: name for name, value in _settings() if not NO_SECRET.fullmatch(value)}
+    for value in sorted(names, key=len, reverse=True):
+        text = text.replace(value, f"${names[value]}")
+    return SECRET_IN_URL.sub("***", text)
 
 
 def missing_settings(error: BaseException) -> str | None:
     """Names the variables that must be set, if the lack of them caused the error."""
     for cause in causes(error):
         if isinstance(cause, ConfigFieldMissingException):
-            names = [name for traces in cause.traces.values() for name in _variables(traces)]
+            names = [name for traces in cause.traces.values() for name in _names_to_set(traces)]
             return _are_missing(names or cause.fields)
         frames = _frames(cause)
         if isinstance(cause, KeyError) and frames and frames[-1].filename in (os.__file__, "<frozen os>"):
@@ -48,12 +67,16 @@ def _are_missing(names: Sequence[str]) -> str:
     return f"{', '.join(names)} {verb} missing, empty or a placeholder: set {pronoun} and restart the location."
 
 
-def _variables(traces: NestedLookupTraces) -> Iterator[str]:
-    """The variables of one missing field. Credentials can be given as a whole or in parts."""
-    if variable := _variable([trace for trace in traces if isinstance(trace, LookupTrace)]):
+def _names_to_set(traces: NestedLookupTraces) -> Iterator[str]:
+    """The variables of one missing field.
+
+    Credentials can be given as a whole or in parts: "SOURCES__SQL__CREDENTIALS (or its parts …__HOST, …__PASSWORD)".
+    If `resolved_fields_set`, some parts have a value, so only the others are missing.
+    """
+    if variable := _source_name([trace for trace in traces if isinstance(trace, LookupTrace)]):
         yield variable
     kinds = [trace for trace in traces if isinstance(trace, LookupTraces)]  # of credentials that the field accepts
-    missing = [(name, _variable(flatten_traces(found))) for kind in kinds for name, found in kind.traces.items()]
+    missing = [(name, _source_name(flatten_traces(found))) for kind in kinds for name, found in kind.traces.items()]
     parts = {part: part.removesuffix(f"__{name.upper()}") for name, part in missing if part}
     if any(kind.resolved_fields_set for kind in kinds):
         yield from parts
@@ -61,10 +84,10 @@ def _variables(traces: NestedLookupTraces) -> Iterator[str]:
         yield f"{next(iter(parts.values()))} (or its parts {', '.join(parts)})"
 
 
-def _variable(traces: Sequence[LookupTrace]) -> str | None:
+def _source_name(traces: Sequence[LookupTrace]) -> str | None:
     """Of the variables that dlt has tried, the one for the whole source or destination.
 
-    dlt tries SOURCES__<SECTION>__<NAME>__X, then SOURCES__<SECTION>__X, and in the end X, which is everybody's.
+    dlt tries SOURCES__<SECTION>__<NAME>__X, then SOURCES__<SECTION>__X, and finally X, which all sources share.
     """
     tried = [trace for trace in traces if trace.provider == ENVIRONMENT]
     if not tried:
@@ -94,10 +117,27 @@ def _missing_package(error: BaseException, place: str | None) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    values = {value: name for name, value in os.environ.items() if OF_DLT.search(name) and len(value) > 3}
-    for value in sorted(values, key=len, reverse=True):
-        line = line.replace(value, f"${values[value]}")
-    return ": ".join(filter(None, [type(error).__name__, SECRET_IN_URL.sub("***", line)]))
+    return ": ".join(filter(None, [type(error).__name__, line]))
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    """Name and value of each setting that may be a secret."""
+    yield from ((name, value) for name, value in os.environ.items() if DLT_VARIABLE.search(name))
+    for provider in Container()[PluggableRunContext].providers.providers:
+        if isinstance(provider, BaseDocProvider) and provider.supports_secrets:
+            yield from _leaves(provider._config_doc)
+
+
+def _leaves(value: Any, *path: str) -> Iterator[tuple[str, str]]:
+    match value:
+        case Mapping():
+            for key, part in value.items():
+                yield from _leaves(part, *path, str(key))
+        case list():
+            for part in value:
+                yield from _leaves(part, *path)
+        case str() | int() | float():
+            yield "__".join(path).upper(), str(value)
 
 
 def _place(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ from dlt.sources.credentials import GcpServiceAccountCredentials
 from dlt.sources.filesystem import readers
 from dlt.sources.sql_database import sql_database
 
-from runtime.load.advice import advice, missing_settings
+from runtime.load.advice import advice, missing_settings, without_secrets
 
 
 @dlt.source(section="shop")
@@ -81,9 +81,42 @@ def test_only_the_first_line_of_other_errors_and_no_secret(monkeypatch: pytest.M
     assert advice(ValueError("401 for https://u:p4ss@x.io/a?key=s3cret&b=2 (https://x.io/b)")) == (
         "ValueError: 401 for https://***@x.io/a?***&*** (https://x.io/b)"
     )
+    assert advice(ValueError("no route to postgresql://u:p@ss@db:5432/shop")) == (
+        "ValueError: no route to postgresql://***@db:5432/shop"
+    )
+
+
+def test_a_secret_of_a_toml_file_is_replaced_by_its_name_whatever_is_beside_it() -> None:
+    engine = object()  # dlt also takes live connections, which no document can hold
+    values = {
+        "sources.shop.api_key": "sk_live_toml",
+        "sources.shop.accounts": [{"password": "sk_live"}],
+        "sources.shop.pin": 123456,
+        "sources.shop.engine": engine,
+    }
+    with dlt.secrets.values(values):
+        assert without_secrets("bad sk_live_toml, sk_live and 123456") == (
+            "bad $SOURCES__SHOP__API_KEY, $SOURCES__SHOP__ACCOUNTS__PASSWORD and $SOURCES__SHOP__PIN"
+        )
+    assert without_secrets("bad sk_live_toml") == "bad sk_live_toml"
+
+
+def test_a_flag_or_a_port_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"FLAG": "True", "PORT": "5432", "SHORT": "eu"}.items():
+        monkeypatch.setenv(f"SOURCES__SHOP__{name}", value)
+
+    assert without_secrets("True for port 5432 in eu") == "True for port 5432 in eu"
 
 
 def error_of(function: Any) -> str:
     with pytest.raises(BaseException) as failure:  # noqa: PT011
         function()
     return advice(failure.value)
+
+
+def test_a_line_of_a_library_is_not_taken_for_the_projects() -> None:
+    code = compile(
+        "raise ValueError('no plan')", "/srv/dlt_sources/.venv/lib/python3/site-packages/vendor/x.py", "exec"
+    )
+
+    assert error_of(lambda: exec(code)) == "ValueError: no plan"

@@ -1,4 +1,4 @@
-"""How dlt reads its configuration here: empty values and placeholders count as missing, `postgresql://` is psycopg2."""
+"""Settings that nobody has made: empty values and placeholders count as missing."""
 
 import os
 import re
@@ -10,14 +10,13 @@ from dlt.common.configuration.const import TYPE_EXAMPLES
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.toml import SettingsTomlProvider
 from dlt.common.configuration.specs import PluggableRunContext
-from sqlalchemy.dialects import registry
 
-OF_DLT = re.compile(r"(^|__)(SOURCES|DESTINATION)__")
-OF_A_SOURCE = re.compile(r"(^|__)SOURCES__")
+DLT_VARIABLE = re.compile(r"(^|__)(SOURCES|DESTINATION)__")
+SOURCE_VARIABLE = re.compile(r"(^|__)SOURCES__")
 
 
-def prepare() -> None:
-    """Applies to everything that this process reads from now on. Called by `code_locations`, before any location.
+def drop_placeholders() -> None:
+    """Removes them from this process's environment and from dlt's TOML files. Called before any location is imported.
 
     dlt would send an empty value or a placeholder to the vendor as the secret. Once they are gone, dlt names the
     variables that it looked for.
@@ -29,8 +28,6 @@ def prepare() -> None:
         if isinstance(provider, SettingsTomlProvider):  # .dlt/config.toml and .dlt/secrets.toml
             for *sections, key in _placeholders(tomllib.loads(provider.to_toml())):
                 provider.set_value(key, None, None, *sections)
-    # SQLAlchemy 2.1 would take psycopg 3, which is not installed.
-    registry.register("postgresql", "sqlalchemy.dialects.postgresql.psycopg2", "dialect")
 
 
 def is_placeholder(value: str, variable: str) -> bool:
@@ -41,8 +38,8 @@ def is_placeholder(value: str, variable: str) -> bool:
     value = value.strip()
     return (
         value == TYPE_EXAMPLES["text"]
-        or (not value and OF_DLT.search(variable) is not None)
-        or (value.startswith("CHANGEME") and OF_A_SOURCE.search(variable) is not None)
+        or (not value and DLT_VARIABLE.search(variable) is not None)
+        or (value.startswith("CHANGEME") and SOURCE_VARIABLE.search(variable) is not None)
     )
 
 

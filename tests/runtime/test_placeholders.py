@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.load.configuration import is_placeholder
+from runtime.load.placeholders import is_placeholder
 from tests.support.paths import ROOT
 
 READ = """
 import dlt
-from runtime.load import configuration
-configuration.prepare()
+from runtime.load.placeholders import drop_placeholders
+drop_placeholders()
 for name in ("token", "url", "nested.token", "kept"):
     print(name, dlt.secrets.get(f"sources.shop.{name}"))
 """
