@@ -36,24 +36,22 @@ class SourceTranslator(DagsterDltTranslator):
             raise TypeError(f"{cls.__name__}: override get_automation_condition, not get_auto_materialize_policy.")
 
     def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
-        spec = super().get_asset_spec(data)  # it calls the methods that a subclass overrides
-        defaults: dict[str, tuple[str, Any]] = {
-            "key": ("get_asset_key", AssetKey([self.source, data.resource.name])),
-            "description": ("get_description", self._description(data.resource) or spec.description),
-            "deps": ("get_deps_asset_keys", []),  # dagster-dlt would add `<source>_<resource>`, which does not exist
-            "group_name": ("get_group_name", self.group or self.source),
-            "owners": ("get_owners", self.owners),
-            "tags": ("get_tags", self.tags),
-            "kinds": ("get_kinds", {*spec.kinds, self.source}),
-            "metadata": ("get_metadata", self._metadata(spec.metadata, data)),
+        spec = super().get_asset_spec(data)
+        ours: Mapping[str, Mapping[str, Any]] = {
+            "get_asset_key": {"key": AssetKey([self.source, data.resource.name])},
+            "get_description": {"description": self._description(data.resource) or spec.description},
+            "get_deps_asset_keys": {"deps": []},  # dagster-dlt would add `<source>_<resource>`, which does not exist
+            "get_group_name": {"group_name": self.group or self.source},
+            "get_owners": {"owners": self.owners},
+            "get_tags": {"tags": self.tags},
+            "get_kinds": {"kinds": {*spec.kinds, self.source}},
+            "get_metadata": {"metadata": self._metadata(spec.metadata, data)},
         }
-        return spec.replace_attributes(
-            **{
-                attribute: value
-                for attribute, (method, value) in defaults.items()
-                if getattr(type(self), method) is getattr(DagsterDltTranslator, method)
-            }
-        )
+        for method, attributes in ours.items():
+            # A subclass that overrides a method of older guides wins: super() has called it.
+            if getattr(type(self), method) is getattr(DagsterDltTranslator, method):
+                spec = spec.replace_attributes(**attributes)
+        return spec
 
     def _description(self, resource: DltResource) -> str | None:
         """dagster-dlt finds no docstring if the resource has an incremental, as its pipe then has several steps."""
