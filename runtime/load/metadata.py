@@ -23,25 +23,26 @@ def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.
     """Rows, columns, names and times of one resource's tables in one load.
 
     `rows_loaded` is the number of rows that the load sent to the resource's own tables, `rows_loaded/<table>` the
-    number for each table, child tables included. Both are 0 for an empty load. `jobs` lists the files that were loaded
-    into these tables. Times and `bytes_loaded` cover all resources of the load. Has every key that dagster-dlt's own
-    metadata has, and no local path.
+    number for each table, child tables included; a merge may change fewer. Both are 0 for an empty load. `jobs` lists
+    the files that were loaded into these tables. Times and `bytes_loaded` cover all resources of the load. Has every
+    key that dagster-dlt's own metadata has, and no local path.
     """
     schema = _schema_of(resource, load_info, pipeline)
     tables = tables_of(resource.name, schema) if schema else {}
     roots = [name for name, table in tables.items() if not table.get("parent")]
+    single = roots[0] if len(roots) == 1 else None  # with a dynamic table name, a resource may have several
     sent = _rows_sent(pipeline)
     metadata: dict[str, Any] = {
         "rows_loaded": MetadataValue.int(sum(sent.get(name, 0) for name in roots)),
         **{f"rows_loaded/{name}": MetadataValue.int(sent.get(name, 0)) for name in tables},
-        **{name: _table_schema(schema, name) for name in tables if schema and name not in roots[:1]},
+        **{name: _table_schema(schema, name) for name in tables if schema and name != single},
         **_load_metadata(load_info, pipeline),
         "jobs": _jobs(load_info, tables),
     }
-    if schema and len(roots) == 1:  # a resource with a dynamic table name has no single table
+    if schema and single:
         metadata |= {
-            "dagster/column_schema": _table_schema(schema, roots[0]),
-            "dagster/table_name": qualified_name(pipeline, schema, roots[0]),
+            "dagster/column_schema": _table_schema(schema, single),
+            "dagster/table_name": qualified_name(pipeline, schema, single),
             "dagster/storage_kind": load_info.destination_name,
         }
     return metadata
@@ -63,7 +64,7 @@ def declared_columns(resource: DltResource) -> TableSchema | None:
 
 def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipeline) -> Schema | None:
     """The schema with the resource's tables: the one just loaded, else one that an earlier load left."""
-    loaded = [package.schema for package in load_info.load_packages] if load_info else []
+    loaded = (package.schema for package in load_info.load_packages)
     left = (pipeline.schemas[name] for name in pipeline.schemas)  # each is read from its file
     for schema in chain(loaded, left):
         if tables_of(resource.name, schema):
@@ -73,9 +74,9 @@ def _schema_of(resource: DltResource, load_info: LoadInfo, pipeline: dlt.Pipelin
 
 def tables_of(resource_name: str, schema: Schema) -> dict[str, TTableSchema]:
     """A resource's tables that have columns, each followed by its descendants."""
+    # `schema.data_tables()` scans all tables for each resource, so the time of a load would grow quadratically.
     roots = [name for name, table in schema.tables.items() if table.get("resource") == resource_name]
     tables = {str(table["name"]): table for root in roots for table in get_nested_tables(schema.tables, root)}
-    # Not `schema.data_tables()`: it looks at all tables, so the time of a load would grow quadratically.
     return {name: table for name, table in tables.items() if schema.get_table_columns(name)}
 
 
@@ -142,7 +143,7 @@ def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> s
     if not isinstance(client, SqlJobClientBase):
         return f"{pipeline.dataset_name}.{table_name}"
     path = client.sql_client.make_qualified_table_name_path(table_name, quote=False)
-    if len(path) == 2:  # names have no catalogue here: the connection is bound to one database
+    if len(path) == 2:  # Postgres and DuckDB: two-part names, so the database comes from the credentials
         credentials = client.config.credentials
         database = getattr(credentials, "database", None) or ""
         path = [Path(database).stem if isinstance(credentials, DuckDbCredentials) else database, *path]

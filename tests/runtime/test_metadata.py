@@ -5,10 +5,14 @@ from typing import Any
 import dagster as dg
 import dlt
 import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TColumnSchema, TTableSchema
 
 from runtime.load.metadata import declared_columns, tables_of
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.warehouse import warehouse_pipeline
 from tests.support.colours import PARTS, THINGS, load
 from tests.support.warehouse import Warehouse
 
@@ -63,3 +67,38 @@ def test_a_load_records_its_times_and_jobs_without_local_paths(warehouse: Wareho
     assert {job["state"] for job in jobs} == {"completed_jobs"}
     assert not [value for job in jobs for value in job.values() if "/" in str(value)]
     assert (things["rows_loaded"].value, things["rows_loaded/things__parts"].value) == (THINGS, THINGS * PARTS)
+
+
+EVENTS = [{"id": 1, "type": "push", "ref": "a"}, {"id": 2, "type": "watch", "stars": 3}]
+
+
+def load_events(events: list[dict[str, Any]]) -> Any:
+    """The metadata of a load by a resource whose tables depend on the rows."""
+
+    @dlt.source(name="dynamic", section="dynamic")
+    def source(events: list[dict[str, Any]]) -> Any:
+        return dlt.resource(events, name="events", table_name=lambda event: event["type"])
+
+    @dlt_assets(
+        dlt_source=source([]),
+        dlt_pipeline=warehouse_pipeline("dynamic", "raw_colours"),
+        name="dynamic",
+        dagster_dlt_translator=SourceTranslator(source="dynamic"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
+        yield from dlt.run(context=context, dlt_source=source(events)).fetch_row_count()
+
+    result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+    [event] = result.get_asset_materialization_events()
+    return event.materialization.metadata
+
+
+def test_a_resource_with_dynamic_table_names_shows_each_table_and_no_single_row_count(warehouse: Warehouse) -> None:
+    assert load_events([])["dagster/row_count"].value == 0
+    for events in (EVENTS, []):  # the second load finds nothing new in tables that have rows
+        metadata = load_events(events)
+        assert metadata["rows_loaded"].value == len(events)
+        assert "dagster/row_count" not in metadata
+        columns = {name: {column.name for column in metadata[name].value.columns} for name in ("push", "watch")}
+        assert (columns["push"] >= {"id", "ref"}, columns["watch"] >= {"id", "stars"}) == (True, True)
+    assert load_events(EVENTS[:1]).keys() >= {"push", "watch"}
