@@ -14,7 +14,7 @@ from runtime.load.checks import primary_key_checks, run_created_at
 from runtime.load.retries import CHECK_RETRIES
 from runtime.load.settings import LoadConfig, parse_list
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import query_int, warehouse_pipeline
 
 DATASET = "raw_github"
 
@@ -86,11 +86,12 @@ def rows_match_github(
     with_children = f", each with all of its {' and '.join(children)}" if children else ""
 
     @dg.asset_check(
+        name="rows_match_github",
         asset=["github", table],
         description=f"The warehouse has all {table.replace('_', ' ')} that GitHub counts{with_children}.",
         retry_policy=CHECK_RETRIES,
     )
-    def rows_match_github(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         run_created = run_created_at(context)
         missing, lacking = {}, {}
         for repository in [context.partition_key] if context.has_partition_key else repositories.get_partition_keys():
@@ -98,7 +99,7 @@ def rows_match_github(
             statement = (
                 f"SELECT count(*) FROM {table} WHERE repository_owner = %s AND repository_name = %s AND {created} <= %s"
             )
-            loaded = count(pipeline, statement, owner, name, run_created) or 0
+            loaded = query_int(pipeline, statement, owner, name, run_created) or 0
             total = github_totals(owner, name, created_before=run_created)[table]
             # The warehouse may have more: rows that are deleted at GitHub stay.
             missing[f"missing rows of {repository}"] = max(total - loaded, 0)
@@ -113,13 +114,13 @@ def rows_match_github(
             metadata=missing | lacking,
         )
 
-    return rows_match_github
+    return check
 
 
 def _rows_that_lack(pipeline: dlt.Pipeline, table: str, child: str, owner: str, name: str) -> int:
     """The number of rows with fewer rows in the child table than GitHub counts."""
     repository = "parent.repository_owner = %s AND parent.repository_name = %s"
-    rows = count(
+    rows = query_int(
         pipeline,
         f"SELECT count(*) FROM {table} AS parent LEFT JOIN ("
         f"SELECT _dlt_parent_id, count(*) AS loaded FROM {table}__{child} GROUP BY _dlt_parent_id"
@@ -130,7 +131,7 @@ def _rows_that_lack(pipeline: dlt.Pipeline, table: str, child: str, owner: str, 
     )
     if rows is None:  # dlt creates the child table with its first row
         statement = f"SELECT count(*) FROM {table} AS parent WHERE {repository} AND parent.{child}_total_count > 0"
-        rows = count(pipeline, statement, owner, name)
+        rows = query_int(pipeline, statement, owner, name)
     return rows or 0
 
 

@@ -8,12 +8,10 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 from dagster_dlt.translator import DltResourceTranslatorData
 
 from dlt_sources.thinkific import thinkific, thinkific_total
-from runtime.load.assets import pipeline_of
-from runtime.load.checks import primary_key_checks, row_count_result, run_created_at
-from runtime.load.retries import CHECK_RETRIES
+from runtime.load.checks import primary_key_checks, row_count_check
 from runtime.load.settings import LoadConfig
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import warehouse_pipeline
 
 SITE = dg.AssetKey(["thinkific", "site"])
 OWNERS = ["team:learning"]
@@ -40,36 +38,28 @@ def thinkific_assets(
     yield from dlt.run(context=context, dlt_source=thinkific(full_reload=config.full_reload))
 
 
-# The external assets that the tables depend on. Without a spec the catalogue would show only their keys.
-upstream = [
-    dg.AssetSpec(
-        key,
-        group_name="thinkific",
-        description="The school at Thinkific: its courses, its users and their progress.",
-        owners=OWNERS,
-        kinds={"thinkific"},
-        metadata={"vendor": dg.MetadataValue.url(REFERENCE)},
-    )
-    for key in thinkific_assets.dependency_keys
-]
+# The external asset that the tables depend on. Without a spec the catalogue would show only its key.
+site = dg.AssetSpec(
+    SITE,
+    group_name="thinkific",
+    description="The school at Thinkific: its courses, its users and their progress.",
+    owners=OWNERS,
+    kinds={"thinkific"},
+    metadata={"vendor": dg.MetadataValue.url(REFERENCE)},
+)
 
 
-def rows_match_thinkific(table: str) -> dg.AssetChecksDefinition:
+def row_count(table: str) -> dg.AssetChecksDefinition:
     """A check of a table against the number of rows that Thinkific counts."""
-
-    @dg.asset_check(
-        asset=["thinkific", table],
-        description="The warehouse has every row that Thinkific counts.",
-        retry_policy=CHECK_RETRIES,
-    )
-    def rows_match_thinkific(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        expected = thinkific_total(table, created_before=run_created_at(context))
-        loaded = count(pipeline_of(thinkific_assets), f"SELECT count(*) FROM {table}") or 0
+    return row_count_check(
+        thinkific_assets,
+        ["thinkific", table],
+        "Thinkific",
+        lambda created: thinkific_total(table, created_before=created),
+        f"SELECT count(*) FROM {table}",
         # Only enrollments can be counted as of the run's creation. Of other tables Thinkific may count a newer row.
-        severity = dg.AssetCheckSeverity.ERROR if table == "enrollments" else dg.AssetCheckSeverity.WARN
-        return row_count_result("Thinkific", expected, loaded, severity)
-
-    return rows_match_thinkific
+        dg.AssetCheckSeverity.ERROR if table == "enrollments" else dg.AssetCheckSeverity.WARN,
+    )
 
 
 thinkific_every_six_hours = dg.ScheduleDefinition(
@@ -81,10 +71,10 @@ thinkific_every_six_hours = dg.ScheduleDefinition(
 )
 
 defs = dg.Definitions(
-    assets=[thinkific_assets, *upstream],
+    assets=[thinkific_assets, site],
     asset_checks=[
         primary_key_checks(thinkific_assets),
-        *(rows_match_thinkific(table) for table in ("courses", "users", "enrollments", "course_reviews")),
+        *map(row_count, ("courses", "users", "enrollments", "course_reviews")),
     ],
     schedules=[thinkific_every_six_hours],
 )

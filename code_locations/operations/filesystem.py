@@ -16,7 +16,7 @@ from runtime.load.checks import stored_tables
 from runtime.load.retries import CHECK_RETRIES
 from runtime.load.settings import LoadConfig, parse_list
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import query_int, warehouse_pipeline
 
 DATASET = "raw_filesystem"
 LISTING_SECONDS = 45.0  # for the sensor: Dagster ends a tick after 60 s
@@ -68,16 +68,17 @@ def files_are_whole(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDe
     key = dg.AssetKey(["filesystem", table])
 
     @dg.asset_check(
+        name="files_are_whole",
         asset=key,
         description="The warehouse has every row of every loaded file exactly once.",
         retry_policy=CHECK_RETRIES,
     )
-    def files_are_whole() -> dg.AssetCheckResult:
+    def check() -> dg.AssetCheckResult:
         name = next(iter(stored_tables(assets)[key]), None)
         if name is None:
             return dg.AssetCheckResult(passed=True, description="No file with rows has been loaded yet.")
         pipeline = pipeline_of(assets)
-        wrong = count(
+        wrong = query_int(
             pipeline,
             # The qualified name is quoted, because a folder may have the name of an SQL keyword, such as `order`.
             f"SELECT count(*) FROM (SELECT _file FROM {pipeline.sql_client().make_qualified_table_name(name)} "
@@ -85,9 +86,11 @@ def files_are_whole(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDe
             "HAVING min(_file_row) <> 1 OR max(_file_row) <> count(*) OR count(DISTINCT _file_row) <> count(*)"
             ") AS incomplete_files",
         )
-        return dg.AssetCheckResult(passed=not wrong, metadata={"files with missing or duplicate rows": wrong or 0})
+        if wrong is None:
+            return dg.AssetCheckResult(passed=False, description=f"The warehouse has no table {name} any more.")
+        return dg.AssetCheckResult(passed=not wrong, metadata={"files with missing or duplicate rows": wrong})
 
-    return files_are_whole
+    return check
 
 
 def types_agree(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDefinition:
@@ -98,12 +101,13 @@ def types_agree(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDefini
     key = dg.AssetKey(["filesystem", table])
 
     @dg.asset_check(
+        name="types_agree",
         asset=key,
         description="All values of a column have the same type. Values of other types are in a column "
         "`<column>__v_<type>`.",
         retry_policy=CHECK_RETRIES,
     )
-    def types_agree() -> dg.AssetCheckResult:
+    def check() -> dg.AssetCheckResult:
         variants = [
             f"{name}.{column}"
             for name, loaded in stored_tables(assets)[key].items()
@@ -116,7 +120,7 @@ def types_agree(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDefini
             metadata={"columns with values of another type": variants},
         )
 
-    return types_agree
+    return check
 
 
 @dg.sensor(

@@ -13,7 +13,7 @@ from runtime.load.checks import checked_window, primary_key_checks
 from runtime.load.retries import CHECK_RETRIES
 from runtime.load.settings import parse_date
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import query_int, warehouse_pipeline
 
 GROUP = "shop"
 DATASET = "raw_sql_database"
@@ -73,17 +73,18 @@ def rows_match_the_database(assets: dg.AssetsDefinition, table: str) -> dg.Asset
     """A check of a table's rows and amounts against the database."""
 
     @dg.asset_check(
+        name="rows_match_the_database",
         asset=["sql_database", table],
         description="The warehouse has the same number of rows as the shop's database, and the same total amount. "
         "Deleted rows do not count.",
         retry_policy=CHECK_RETRIES,
     )
-    def rows_match_the_database(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         start, end = checked_window(context, assets.partitions_def)
         rows = f"FROM {table} WHERE deleted_at IS NULL AND updated_at >= {{}} AND updated_at < {{}}"
         cents = f"SELECT CAST(coalesce(sum({AMOUNTS[table]} * 100), 0) AS bigint) {rows}"
         loaded, loaded_cents = (
-            count(pipeline_of(assets), statement.format("%s", "%s"), start, end) or 0
+            query_int(pipeline_of(assets), statement.format("%s", "%s"), start, end) or 0
             for statement in (f"SELECT count(*) {rows}", cents)
         )
         expected, expected_cents = (
@@ -102,7 +103,7 @@ def rows_match_the_database(assets: dg.AssetsDefinition, table: str) -> dg.Asset
             },
         )
 
-    return rows_match_the_database
+    return check
 
 
 @dg.schedule(

@@ -7,12 +7,10 @@ from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from dlt_sources.hubspot import CREATED, hubspot, hubspot_total
-from runtime.load.assets import pipeline_of
-from runtime.load.checks import primary_key_checks, row_count_result, run_created_at
-from runtime.load.retries import CHECK_RETRIES
+from runtime.load.checks import primary_key_checks, row_count_check
 from runtime.load.settings import LoadConfig
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import warehouse_pipeline
 
 
 # Deleted objects are marked and stay in the warehouse, because reports on past quarters need them.
@@ -30,21 +28,15 @@ def hubspot_assets(
     yield from dlt.run(context=context, dlt_source=source)
 
 
-def rows_match_hubspot(table: str) -> dg.AssetChecksDefinition:
-    """A check of a table against the number of objects that HubSpot counts."""
-
-    @dg.asset_check(
-        asset=["hubspot", table],
-        description="The warehouse has every object that HubSpot counts.",
-        retry_policy=CHECK_RETRIES,
+def row_count(table: str) -> dg.AssetChecksDefinition:
+    """A check of a table against the number of rows that HubSpot counts."""
+    return row_count_check(
+        hubspot_assets,
+        ["hubspot", table],
+        "HubSpot",
+        lambda created: hubspot_total(table, created_before=created),
+        f"SELECT count(*) FROM {table} WHERE {CREATED[table]} <= %s AND NOT is_deleted",
     )
-    def rows_match_hubspot(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        run_created = run_created_at(context)
-        expected = hubspot_total(table, created_before=run_created)
-        statement = f"SELECT count(*) FROM {table} WHERE {CREATED[table]} <= %s AND NOT is_deleted"
-        return row_count_result("HubSpot", expected, count(pipeline_of(hubspot_assets), statement, run_created) or 0)
-
-    return rows_match_hubspot
 
 
 histories = dg.AssetSelection.assets(*(["hubspot", f"{kind}_property_history"] for kind in CREATED))
@@ -57,6 +49,6 @@ hubspot_hourly = dg.ScheduleDefinition(
 
 defs = dg.Definitions(
     assets=[hubspot_assets],
-    asset_checks=[primary_key_checks(hubspot_assets), *(rows_match_hubspot(table) for table in CREATED)],
+    asset_checks=[primary_key_checks(hubspot_assets), *map(row_count, CREATED)],
     schedules=[hubspot_hourly],
 )

@@ -13,7 +13,7 @@ from runtime.load.checks import checked_window, primary_key_checks
 from runtime.load.retries import CHECK_RETRIES
 from runtime.load.settings import parse_date, parse_list
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import count, warehouse_pipeline
+from runtime.load.warehouse import query_int, warehouse_pipeline
 
 SETTLED_DAYS = 8  # by then a balance transaction has usually changed from pending to available
 MONEY = {"transactions": "count(*)"} | {name: f"coalesce(sum({name}), 0)" for name in ("amount", "fee", "net")}
@@ -99,7 +99,7 @@ def money_ties_out(assets: dg.AssetsDefinition, account: str) -> dg.AssetChecksD
         expected = stripe_money(since, until, section=account)
         loaded = {
             currency: {
-                name: count(pipeline, f"SELECT {measure} {rows} AND currency = %s", since, until, currency) or 0
+                name: query_int(pipeline, f"SELECT {measure} {rows} AND currency = %s", since, until, currency) or 0
                 for name, measure in MONEY.items()
             }
             for currency in expected
@@ -111,10 +111,10 @@ def money_ties_out(assets: dg.AssetsDefinition, account: str) -> dg.AssetChecksD
             if loaded[currency][name] != amount
         }
         # Includes the transactions in a currency that Stripe does not list at all.
-        surplus = (count(pipeline, f"SELECT count(*) {rows}", since, until) or 0) - sum(
+        surplus = (query_int(pipeline, f"SELECT count(*) {rows}", since, until) or 0) - sum(
             money["transactions"] for money in loaded.values()
         )
-        uneven = count(pipeline, f"SELECT count(*) {rows} AND net <> amount - fee", since, until) or 0
+        uneven = query_int(pipeline, f"SELECT count(*) {rows} AND net <> amount - fee", since, until) or 0
         return dg.AssetCheckResult(
             passed=not (wrong or surplus or uneven),
             metadata={

@@ -56,10 +56,10 @@ def with_readable_metadata(defs: Definitions) -> Definitions:
 
     Dagster cannot store objects: the catalogue would show "[DltSource] (unserializable)" for each of them.
     """
-    return defs.permissive_map_resolved_asset_specs(func=_readable, selection=None)
+    return defs.permissive_map_resolved_asset_specs(func=_with_names, selection=None)
 
 
-def _readable(spec: AssetSpec) -> AssetSpec:
+def _with_names(spec: AssetSpec) -> AssetSpec:
     keys = {META_KEY_SOURCE, META_KEY_PIPELINE, META_KEY_TRANSLATOR} & spec.metadata.keys()
     return spec.merge_attributes(metadata={key: _name(spec.metadata[key]) for key in sorted(keys)})
 

@@ -36,7 +36,7 @@ from runtime.load.retries import (
 )
 from runtime.load.source_state import source_state
 from runtime.load.sweep import sweep_files
-from runtime.load.warehouse import count
+from runtime.load.warehouse import query_int
 
 Context = OpExecutionContext | AssetExecutionContext
 
@@ -149,12 +149,12 @@ class CountingEventIterator(DltEventIterator[DltEventType]):
     def _row_count(self, metadata: dict[str, Any]) -> dict[str, int]:
         if self._context.has_partition_key:
             return {"dagster/partition_row_count": metadata["rows_loaded"].value}
-        if not (table := metadata.get("dagster/table_name")):
-            return {"dagster/row_count": 0}
+        if not (table := metadata.get("dagster/table_name")):  # none yet, or several: dynamic table names
+            return {} if any(name.startswith("rows_loaded/") for name in metadata) else {"dagster/row_count": 0}
         try:
             # Quoted, because a table may be called `order`, and an unquoted `user` is a function in Postgres.
             name = self._dlt_pipeline.sql_client().make_qualified_table_name(table.split(".")[-1])
-            return {"dagster/row_count": count(self._dlt_pipeline, f"SELECT count(*) FROM {name}") or 0}
+            return {"dagster/row_count": query_int(self._dlt_pipeline, f"SELECT count(*) FROM {name}") or 0}
         except Exception as error:  # everything is loaded, so the run must not fail
             self._context.log.warning(f"The rows of {table} could not be counted: {error}")
             return {}

@@ -16,13 +16,13 @@ from runtime.load.locks import duckdb_file_lock
 DEFAULT_WAREHOUSE = "duckdb"
 DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
 # dlt's default truncates the table before it loads: a reader then, or after a crash, would find it empty.
-REPLACE = {"replace_strategy": "insert-from-staging"}
-# Used unless dlt's own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…).
+SAFE_REPLACE = {"replace_strategy": "insert-from-staging"}
+# Used unless dlt's own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…, or without POSTGRES__).
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "duckdb": REPLACE | {"preferred_loader_file_format": "parquet"},  # dlt's default sends rows as SQL text
+    "duckdb": SAFE_REPLACE | {"preferred_loader_file_format": "parquet"},  # dlt's default sends rows as SQL text
     # Each job holds two connections. dlt's default of 20 jobs would take 40 of the 100 that a server has by default.
-    "postgres": REPLACE | {"max_parallel_load_jobs": 4},
-    "snowflake": REPLACE,
+    "postgres": SAFE_REPLACE | {"max_parallel_load_jobs": 4},
+    "snowflake": SAFE_REPLACE,
     "filesystem": {"preferred_loader_file_format": "parquet"},
 }
 
@@ -49,14 +49,14 @@ def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
 
 
 def use_destination(name: str, factory: Callable[..., AnyDestination]) -> None:
-    """Pipelines made from now on load through `factory` when `WAREHOUSE` is `name`."""
+    """Pipelines made from now on load through `factory` when `WAREHOUSE` is `name`. `runtime.accelerate` calls it."""
     _factories[name] = factory
 
 
-def count(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
-    """The result of a `SELECT count(*) …` in the pipeline's dataset, or None if a table does not exist yet.
+def query_int(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
+    """The first value of the first row as an int (truncated), None if a table does not exist or there is no row.
 
-    Parameters are written as `%s` in the statement.
+    The statement runs in the pipeline's dataset and has `%s` for each parameter. A missing column raises.
     """
     try:
         with duckdb_file_lock(pipeline), _reader(pipeline) as client:
@@ -79,8 +79,9 @@ def _reader(pipeline: dlt.Pipeline) -> SqlClientBase[Any]:
 
 def _destination() -> AnyDestination:
     name = warehouse_name()
-    options = {key: value for key, value in OPTIONS.get(name, {}).items() if not _configured(name, key)}
-    if name == "duckdb" and not _configured(name, "credentials"):
+    # Passed even if configured, because dlt reads no variable of a capability such as `max_parallel_load_jobs`.
+    options = {key: _configured(name, key, type(value), value) for key, value in OPTIONS.get(name, {}).items()}
+    if name == "duckdb" and not any(_configured(name, key) for key in ("credentials", "credentials.database")):
         options["credentials"] = DEFAULT_DUCKDB_FILE
     make = _factories.get(name) or partial(Destination.from_reference, name)
     try:
@@ -94,5 +95,7 @@ def _destination() -> AnyDestination:
     return destination
 
 
-def _configured(destination: str, key: str) -> bool:
-    return bool(dlt.config.get(f"destination.{destination}.{key}") or dlt.config.get(f"destination.{key}"))
+def _configured(destination: str, key: str, kind: Any = None, default: Any = None) -> Any:
+    """dlt's own setting for the destination or for all destinations, which may be 0 or false, else the default."""
+    names = (f"destination.{destination}.{key}", f"destination.{key}")
+    return next((value for name in names if (value := dlt.config.get(name, kind)) is not None), default)

@@ -27,7 +27,7 @@ from runtime.load.checks import primary_key_checks
 from runtime.load.metadata import qualified_name
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
-from runtime.load.warehouse import OPTIONS, count, warehouse_pipeline
+from runtime.load.warehouse import OPTIONS, query_int, warehouse_pipeline
 from tests.support.colours import colours, colours_assets
 from tests.support.snowflake_emulator import install_emulator, running_emulator
 
@@ -207,10 +207,10 @@ def test_parquet_files_are_appended_and_replaced_and_can_be_counted(lake: Path, 
     assert measures["dagster/table_name"] == "raw_readings.measures"
     assert [check.passed for check in result.get_asset_check_evaluations()] == [True, True]
     reader = warehouse_pipeline("reader", "raw_readings")
-    assert count(reader, "SELECT count(*) FROM sensors__places") == 2
-    assert count(reader, "SELECT max(load) FROM measures WHERE sensor = %s", "a") == 201  # the state was read back
-    assert count(reader, "SELECT count(*) FROM _dlt_loads WHERE status = 0") == 2
-    assert count(reader, "SELECT count(*) FROM never_loaded") is None
+    assert query_int(reader, "SELECT count(*) FROM sensors__places") == 2
+    assert query_int(reader, "SELECT max(load) FROM measures WHERE sensor = %s", "a") == 201  # the state was read back
+    assert query_int(reader, "SELECT count(*) FROM _dlt_loads WHERE status = 0") == 2
+    assert query_int(reader, "SELECT count(*) FROM never_loaded") is None
     assert {path.suffix for path in (lake / "raw_readings" / "measures").iterdir()} == {".parquet"}
     assert [path.name for path in lake.iterdir()] == ["raw_readings"]
     assert list((tmp_path / "dlt" / "runs").iterdir()) == []
@@ -234,9 +234,9 @@ def test_runs_at_once_append_all_their_rows(lake: Path) -> None:
             assert list(pool.map(read_one, ["a", "b", "c"])) == [True] * 3
 
     reader = warehouse_pipeline("reader", "raw_readings")
-    assert count(reader, "SELECT count(*) FROM measures") == 12
-    assert count(reader, "SELECT count(DISTINCT (sensor, load)) FROM measures") == 12
-    assert count(reader, "SELECT count(*) FROM measures__digits") == 24
+    assert query_int(reader, "SELECT count(*) FROM measures") == 12
+    assert query_int(reader, "SELECT count(DISTINCT (sensor, load)) FROM measures") == 12
+    assert query_int(reader, "SELECT count(*) FROM measures__digits") == 24
 
 
 @pytest.fixture
