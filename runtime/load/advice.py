@@ -26,7 +26,9 @@ PROJECT_FILE = re.compile(r"(code_locations|dlt_sources)[/\\](?!.*site-packages)
 PROJECT_PACKAGES = ("code_locations", "dlt_sources", "runtime")
 ENVIRONMENT = EnvironProvider().name
 SECRET_IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)|(?<=[?&])[^\s=&]+=[^\s&]+")  # a password may contain `@`
-NO_SECRET = re.compile(r".{0,3}|\d{1,5}|true|false", re.IGNORECASE)  # too short, a number such as a port, a flag
+# Values and names of settings that stay readable: `eu`, `5432`, `true`, and a host that has the name `warehouse`.
+PUBLIC_VALUE = re.compile(r".{0,3}|\d{1,5}|true|false", re.IGNORECASE)
+PUBLIC_NAME = re.compile(r"_(HOST|PORT|DATABASE|SCHEMA|USERNAME|WAREHOUSE|ROLE|SUBDOMAIN|URL|NAME|PATH)$")
 
 
 def advice(error: BaseException) -> str:
@@ -40,11 +42,12 @@ def without_secrets(text: str) -> str:
     """Replaces what dlt knows as a setting by its name, and user, password and parameters of each URL by `***`.
 
     dlt knows its variables of sources and destinations in the environment (which include the secret files it has read)
-    and what is in `secrets.toml` or was fetched from a vault. Values of up to three characters, numbers of up to five
-    digits and true and false stay. No other secret is recognized: neither one of another variable, nor one that the
-    vendor has encoded or cut.
+    and what is in `secrets.toml` or was fetched from a vault. Everything else stays: `PUBLIC_VALUE` and `PUBLIC_NAME`,
+    a secret of another variable, and one that the vendor has encoded or cut.
     """
-    names = {value: name for name, value in _settings() if not NO_SECRET.fullmatch(value)}
+    names = {
+        value: name for name, value in _settings() if not PUBLIC_VALUE.fullmatch(value) and not PUBLIC_NAME.search(name)
+    }
     for value in sorted(names, key=len, reverse=True):
         text = text.replace(value, f"${names[value]}")
     return SECRET_IN_URL.sub("***", text)
@@ -121,7 +124,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _settings() -> Iterator[tuple[str, str]]:
-    """Name and value of each setting that may be a secret."""
+    """Name and value of each setting of a source or destination, and of all else that dlt has read as a secret."""
     yield from ((name, value) for name, value in os.environ.items() if DLT_VARIABLE.search(name))
     for provider in Container()[PluggableRunContext].providers.providers:
         if isinstance(provider, BaseDocProvider) and provider.supports_secrets:
