@@ -1,6 +1,6 @@
 """Asset checks for any dlt source, and the parts that checks of a single source share."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -38,13 +38,18 @@ def primary_key_checks(assets: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         for key in sorted({key.asset_key for key in context.selected_asset_check_keys}):
             roots = [table for table in tables[key].values() if not table.get("parent")]
             bad_keys = _bad_primary_keys(pipeline_of(assets), roots)
-            problem = _problem(context, key, bool(roots), bad_keys)
-            has_checked = any(number is not None for number in bad_keys.values())
+            problem = None
+            if gone := [name for name, number in bad_keys.items() if number is None]:
+                problem = f"The warehouse has no table {', '.join(gone)} any more."
+            elif roots and not bad_keys:
+                problem = "The table has no primary key, so there is nothing to check."
+            elif not roots and _has_loaded_rows(context, key):
+                problem = "Loads have reported rows, but the warehouse has no table of this asset."
             yield dg.AssetCheckResult(
                 asset_key=key,
                 check_name=PRIMARY_KEY_CHECK,
                 passed=not problem and not any(bad_keys.values()),
-                description=problem or (None if has_checked else "No rows have been loaded yet."),
+                description=problem or (None if roots else "No rows have been loaded yet."),
                 metadata={
                     "tables": list(bad_keys),
                     **{f"bad primary keys in {table}": number for table, number in bad_keys.items() if number},
@@ -130,33 +135,11 @@ def stored_tables(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, Mapping[s
     return {key: tables_of(resource, schema) for key, resource in resource_names(assets).items()}
 
 
-def _problem(
-    context: dg.AssetCheckExecutionContext, key: dg.AssetKey, has_tables: bool, bad_keys: Mapping[str, int | None]
-) -> str | None:
-    """What to say about rows that loads have reported and that could not be checked, if there are any."""
-    if bad_keys and None not in bad_keys.values():
-        return None
-    reported = _reported_rows(context, key)
-    rows = {name: "rows_loaded" if len(bad_keys) == 1 else f"rows_loaded/{name}" for name in bad_keys}
-    if gone := [name for name, number in bad_keys.items() if number is None and rows[name] in reported]:
-        return f"Loads have reported rows, but the warehouse has no table {', '.join(gone)}."
-    if bad_keys or "rows_loaded" not in reported:
-        return None
-    if has_tables:
-        return "The table has no primary key, so there is nothing to check."
-    return "Loads have reported rows, but the warehouse has no table of this asset."
-
-
-def _reported_rows(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Collection[str]:
-    """Of `rows_loaded` and `rows_loaded/<table>`, those that were more than 0 in any load. The last may be empty."""
+def _has_loaded_rows(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
+    """Whether any load has reported rows. The last ones may have found nothing new."""
     records = context.instance.fetch_materializations(key, MATERIALIZATIONS).records
-    return {
-        name
-        for record in records
-        if record.asset_materialization
-        for name, number in record.asset_materialization.metadata.items()
-        if name.startswith("rows_loaded") and number.value
-    }
+    loads = [record.asset_materialization for record in records]
+    return any(load and (rows := load.metadata.get("rows_loaded")) and rows.value for load in loads)
 
 
 def _bad_primary_keys(pipeline: dlt.Pipeline, tables: Iterable[TTableSchema]) -> Mapping[str, int | None]:
