@@ -1,20 +1,24 @@
 """Loads that would lose or duplicate rows fail before anything changes, with a sentence that says what to do."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import dlt
 from dagster import Failure, OpExecutionContext
 from dagster_dlt.constants import META_KEY_SOURCE
 from dlt.common.destination.client import WithStateSync
+from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.schema.utils import get_merge_strategy
 from dlt.extract.exceptions import DataItemRequiredForDynamicTableHints
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
+from dlt.pipeline.state_sync import load_pipeline_state_from_destination
 
 from runtime.load.assets import dlt_objects
+from runtime.load.locks import destination_client
 from runtime.load.partitions import incrementals, partition_label, time_window
 from runtime.load.retries import nothing_loaded_tag
 
@@ -53,6 +57,27 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
         _check_append_after_restart(context, _appended(source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
+
+
+def check_first_load_of_partition(
+    pipeline: dlt.Pipeline, stored_as: str, source: DltSource, arguments: Mapping[str, Any]
+) -> None:
+    """Raises Failure if a partition without cursors would append what dagster-dlt's resource has already loaded.
+
+    That resource keeps one cursor for all partitions, under the pipeline's own name `stored_as`.
+    """
+    state: Mapping[str, Any] | None = None
+    with suppress(DestinationUndefinedEntity), destination_client(pipeline) as client:  # nothing has been loaded yet
+        if isinstance(client, WithStateSync):
+            state = load_pipeline_state_from_destination(stored_as, client)
+    resources = ((state or {}).get("sources") or {}).get(source.name, {}).get("resources", {})
+    if names := [name for name in _appended(source, arguments) if "incremental" in resources.get(name, {})]:
+        raise _failure(
+            f"{', '.join(names)} would append rows that are already loaded: the warehouse has one cursor for all "
+            "partitions, from dagster-dlt's resource, and from now on each partition has its own. Load each partition "
+            f'once with write_disposition="merge" and a primary key; or set each initial_value to where the partition '
+            f"ends, and delete the rows of {stored_as} from _dlt_pipeline_state."
+        )
 
 
 def check_destination(pipeline: dlt.Pipeline) -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import dlt
+from dlt.common.destination.client import JobClientBase
+from dlt.common.schema import Schema
+from dlt.common.schema.utils import normalize_schema_name
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 
 from runtime.load.directories import data_directory
@@ -82,9 +85,16 @@ def interprocess_lock(path: Path, reason: str, log: Log | None = None, shared: b
 @lru_cache(maxsize=64)  # dlt resolves the whole configuration to answer this
 def _duckdb_file(pipeline: dlt.Pipeline) -> Path | None:
     """The DuckDB file that a pipeline loads into, or None if it loads elsewhere or into memory."""
-    credentials = getattr(pipeline.destination_client().config, "credentials", None)
+    credentials = getattr(destination_client(pipeline).config, "credentials", None)
     if not isinstance(credentials, DuckDbCredentials) or credentials.is_partial():
         return None
     if credentials.database == ":memory:" or credentials.external_conn() is not None:
         return None
     return Path(credentials.database)
+
+
+def destination_client(pipeline: dlt.Pipeline) -> JobClientBase:
+    """As the pipeline's own function, which fails before the first load if its name is no schema's, as `my-shop`."""
+    if pipeline.default_schema_name:
+        return pipeline.destination_client()
+    return pipeline._get_destination_clients(Schema(normalize_schema_name(pipeline.pipeline_name)))[0]

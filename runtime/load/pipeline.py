@@ -4,7 +4,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -14,10 +14,11 @@ import dlt
 from dagster import OpExecutionContext
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo
+from dlt.extract.source import DltSource
 
 from runtime.load.aliases import settings_of
 from runtime.load.directories import data_directory
-from runtime.load.guards import check_destination, check_run
+from runtime.load.guards import check_destination, check_first_load_of_partition, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.retries import ERRORS, disk_is_full, retrying
@@ -45,14 +46,20 @@ class RunPipeline(dlt.Pipeline):
     """
 
     op: OpExecutionContext
+    template: dlt.Pipeline
+    source: DltSource
+    arguments: Mapping[str, Any]
 
     def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
         check_run(self.op, data, {**arguments, "refresh": arguments.get("refresh") or self.refresh})
+        self.source, self.arguments = data, arguments
         return super().run(data, **arguments)
 
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
         with duckdb_file_lock(self, self.op.log.info):
             super()._sync_destination(*args, **kwargs)
+            if self.pipeline_name != self.template.pipeline_name and not self.state.get("sources"):
+                check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
@@ -101,7 +108,7 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
             refresh=template.refresh,
         )
         pipeline.dataset_name = template.dataset_name  # the constructor applies dataset_name_layout a second time
-        pipeline.op = op
+        pipeline.op, pipeline.template = op, template
         try:
             yield pipeline
             _publish(pipeline, template)

@@ -16,7 +16,7 @@ from dlt.extract.source import DltSource
 from dlt.load.exceptions import LoadClientJobException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from runtime.load.advice import missing_settings
+from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
 from runtime.load.directories import data_directory
 from runtime.load.locks import partition_lock, pipeline_lock
@@ -184,7 +184,7 @@ def explanation(error: BaseException, pipeline: dlt.Pipeline) -> str | None:
     if isinstance(error.exception, Failure):
         return error.exception.description
     # dlt's message starts with packages and paths. It stays in the log as the cause.
-    return f"{_step(error, pipeline)}: {_reason(error.exception)}"
+    return without_secrets(f"{_step(error, pipeline)}: {_reason(error.exception)}")
 
 
 def _reason(error: BaseException) -> str:
