@@ -161,3 +161,118 @@ def test_a_generator_object_that_was_read_is_named(warehouse: Warehouse) -> None
     assert "dlt.run(context, dlt_source=clients(…))" in failure_of(result)
     assert loaded(warehouse) == [(0, 2), (1, 2)]
     assert load(objects()).success
+
+
+SHOPS = dg.StaticPartitionsDefinition(["east", "west"])
+
+
+def materialize(source: Any, tags: dict[str, str] | None = None, **options: Any) -> dg.ExecuteInProcessResult:
+    """One run; `options` are those of `@dlt_assets`, `select` and `partition_key` those of the run."""
+    run = {name: options.pop(name) for name in ("partition_key", "selection") if name in options}
+
+    @dlt_assets(
+        dlt_source=source,
+        dlt_pipeline=warehouse_pipeline("clients", "raw_clients"),
+        dagster_dlt_translator=SourceTranslator(source="clients"),
+        **options,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    return dg.materialize([assets], tags=tags, resources={"dlt": IsolatedDltResource()}, raise_on_error=False, **run)
+
+
+@pytest.mark.parametrize(("merge_key", "succeeds"), [(None, False), ("shop", True)])
+def test_history_of_a_partition_needs_a_merge_key(warehouse: Warehouse, merge_key: Any, succeeds: bool) -> None:
+    disposition: Any = {"disposition": "merge", "strategy": "scd2"}
+    stock = dlt.resource([{"shop": "east"}], name="stock", write_disposition=disposition, merge_key=merge_key)
+    result = materialize(one(stock), partitions_def=SHOPS, partition_key="east")
+
+    assert result.success is succeeds
+    if not succeeds:
+        assert "stock keeps history (scd2): the rows of east would retire" in failure_of(result)
+        assert warehouse.datasets() == set()
+
+
+def test_named_partitions_do_not_load_in_one_run(warehouse: Warehouse) -> None:
+    result = materialize(
+        clients(3),
+        partitions_def=SHOPS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        tags={"dagster/asset_partition_range_start": "east", "dagster/asset_partition_range_end": "west"},
+    )
+
+    assert "east...west cannot load in one run, because each has cursors of its own" in failure_of(result)
+
+
+def test_assets_that_share_a_cursor_load_together(warehouse: Warehouse) -> None:
+    @dlt.source(name="clients", section="clients")
+    def source() -> Any:
+        @dlt.resource(write_disposition="merge", primary_key="id")
+        def orders(last: Any = dlt.sources.incremental("id", initial_value=0)) -> Iterator[Any]:  # noqa: B008
+            yield [{"id": 1}]
+
+        @dlt.transformer(data_from=orders, write_disposition="merge", primary_key="id")
+        def details(page: Any) -> Iterator[Any]:
+            yield page
+
+        return orders, details
+
+    for chosen in ("orders", "details"):
+        result = materialize(source(), selection=[dg.AssetKey(["clients", chosen])])
+        assert "details, orders share the cursor of orders" in failure_of(result)
+    assert materialize(source()).success
+
+
+@pytest.mark.parametrize(("primary_key", "succeeds"), [(None, False), ("id", True)])
+def test_a_merge_without_a_key_counts_as_an_append(warehouse: Warehouse, primary_key: Any, succeeds: bool) -> None:
+    rows = dlt.resource([{"id": 1}], name="rows", write_disposition="merge", primary_key=primary_key)
+    result = materialize(one(rows), tags={"dagster/retry_number": "1"})
+
+    assert result.success is succeeds
+    if not succeeds:
+        assert "rows would append rows that the lost run" in failure_of(result)
+
+
+def test_a_partition_does_not_append_what_the_stock_resource_has_loaded(warehouse: Warehouse) -> None:
+    @dlt.source(name="clients", section="clients")
+    def source() -> Any:
+        @dlt.resource(name="clients", write_disposition="append")
+        def rows(last: Any = dlt.sources.incremental("id", initial_value=0)) -> Iterator[Any]:  # noqa: B008
+            yield [{"id": i} for i in range(1, 4) if i > last.start_value]
+
+        return rows
+
+    @dlt_assets(
+        dlt_source=source(),
+        dlt_pipeline=warehouse_pipeline("clients", "raw_clients"),
+        dagster_dlt_translator=SourceTranslator(source="clients"),
+        partitions_def=SHOPS,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    stock = dg.materialize([assets], partition_key="east", resources={"dlt": DagsterDltResource()})
+    swapped = materialize(source(), partitions_def=SHOPS, partition_key="east")
+
+    assert stock.success
+    assert "clients would append rows that are already loaded" in failure_of(swapped)
+    assert warehouse.rows("SELECT count(*) FROM raw_clients.clients") == [(3,)]
+
+
+def test_a_subclass_cannot_take_the_isolation_away() -> None:
+    with pytest.raises(TypeError, match=r"Own overrides _run, which isolates and retries loads\. Override run\(\)"):
+
+        class Own(IsolatedDltResource):
+            def _run(self, *args: Any, **kwargs: Any) -> Any:
+                return super()._run(*args, **kwargs)
+
+
+def one(resource: Any) -> Any:
+    """A source of one resource."""
+
+    @dlt.source(name="clients", section="clients")
+    def source() -> Any:
+        return resource
+
+    return source()

@@ -9,7 +9,10 @@ import dlt
 import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
+from dlt import sources
 
+from runtime.load import resource
+from runtime.load.locks import pipeline_lock
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
@@ -93,28 +96,97 @@ def test_a_parallelized_resource_is_bounded_too(warehouse: Warehouse) -> None:
     assert loaded(warehouse) == [8, 9, 10, 11]
 
 
+def seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
 @pytest.mark.parametrize(
     ("cursor", "value"),
     [
         pytest.param(lambda: dlt.sources.incremental[date]("updated_at"), datetime.date, id="date"),
         pytest.param(
-            lambda: dlt.sources.incremental[int]("updated_at"), lambda moment: int(moment.timestamp()), id="epoch"
+            lambda: dlt.sources.incremental[int]("updated_at", allow_external_schedulers=True), seconds, id="epoch"
         ),
     ],
 )
-def test_dates_and_epochs_are_bounded_by_the_day(warehouse: Warehouse, cursor: Any, value: Any) -> None:
+def test_dates_and_marked_epochs_are_bounded_by_the_day(warehouse: Warehouse, cursor: Any, value: Any) -> None:
     materialize(orders(cursor(), value), "2026-01-03")
 
     assert loaded(warehouse) == [8, 9, 10, 11]
 
 
-@pytest.mark.parametrize("cursor", [dlt.sources.incremental, dlt.sources.incremental[str]])
-def test_a_cursor_of_strings_is_refused(warehouse: Warehouse, cursor: Any) -> None:
-    source = orders(cursor("updated_at"), datetime.isoformat)
-    with pytest.raises(Exception, match=r"`orders`: .*(add type hint|convert your cursor field from str to datetime)"):
-        materialize(source, "2026-01-03")
+@pytest.mark.parametrize(
+    ("cursor", "value"),
+    [
+        pytest.param(lambda: dlt.sources.incremental("updated_at"), datetime.isoformat, id="no type"),
+        pytest.param(
+            lambda: dlt.sources.incremental("updated_at", initial_value="2026-01-01"), datetime.isoformat, id="text"
+        ),
+        pytest.param(lambda: dlt.sources.incremental("updated_at", initial_value=0), seconds, id="integer"),
+        pytest.param(
+            lambda: dlt.sources.incremental("updated_at", initial_value=datetime(2027, 1, 1), last_value_func=min),  # noqa: DTZ001
+            lambda moment: moment.replace(tzinfo=None),
+            id="backwards",
+        ),
+        pytest.param(
+            lambda: dlt.sources.incremental("updated_at", initial_value=FIRST, lag=3600),
+            lambda moment: moment,
+            id="lag",
+        ),
+    ],
+)
+def test_a_cursor_without_a_window_loads_as_without_partitions(warehouse: Warehouse, cursor: Any, value: Any) -> None:
+    for day in ("2026-01-03", "2026-01-01"):
+        materialize(orders(cursor(), value), day)
 
-    assert warehouse.datasets() == set()
+    assert loaded(warehouse) == list(range(28))
+
+
+def test_a_cursor_keeps_a_window_of_its_own(warehouse: Warehouse) -> None:
+    start, end = FIRST + timedelta(days=1), FIRST + timedelta(days=3)
+    cursor = dlt.sources.incremental("updated_at", initial_value=start, end_value=end)
+    materialize(orders(cursor, lambda moment: moment), "2026-01-03")
+
+    assert loaded(warehouse) == list(range(4, 12))
+
+
+@pytest.mark.parametrize(
+    ("cursor", "key", "alone"),
+    [
+        (dlt.sources.incremental[datetime]("updated_at"), "2026-01-03", False),
+        (dlt.sources.incremental[datetime]("updated_at"), dg.PartitionKeyRange("2026-01-02", "2026-01-04"), True),
+        (dlt.sources.incremental("updated_at", initial_value=0), "2026-01-03", True),
+        (dlt.sources.incremental("updated_at", initial_value=0, end_value=9), "2026-01-03", False),
+    ],
+)
+def test_runs_that_share_rows_or_a_cursor_with_other_partitions_load_alone(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, cursor: Any, key: Any, alone: bool
+) -> None:
+    taken: list[str] = []
+
+    def recorded(name: str, log: Any) -> Any:
+        taken.append(name)
+        return pipeline_lock(name, log)
+
+    monkeypatch.setattr(resource, "pipeline_lock", recorded)
+    materialize(orders(cursor, seconds if cursor.initial_value == 0 else lambda moment: moment), key)
+
+    assert taken == (["shop"] if alone else [])
+
+
+def test_a_day_of_a_job_of_ops_is_that_day(warehouse: Warehouse) -> None:
+    @dg.op(out={})
+    def load(context: dg.OpExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
+        source = orders(sources.incremental[datetime]("updated_at"), lambda moment: moment)
+        yield from dlt.run(context=context, dlt_source=source, dlt_pipeline=warehouse_pipeline("shop", "raw_shop"))
+
+    @dg.job(partitions_def=DAILY, resource_defs={"dlt": IsolatedDltResource()})
+    def job() -> None:
+        load()
+
+    job.execute_in_process(partition_key="2026-01-03")
+
+    assert loaded(warehouse) == [8, 9, 10, 11]
 
 
 def test_without_partitions_a_cursor_moves_on_as_ever(warehouse: Warehouse) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import dlt
+import duckdb
 import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
@@ -257,3 +258,57 @@ def test_of_two_loads_of_one_partition_the_older_never_wins(
     assert start(3, 0).wait(60) == 0
 
     assert warehouse.rows("SELECT id, version FROM things") == [(1, 3)]
+
+
+def test_settings_under_the_pipelines_name_hold_for_its_partitions(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP__SOURCES__SHOP__TOKEN", "ours")
+    monkeypatch.setenv("SOURCES__SHOP__TOKEN", "another team's")
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        @dlt.resource
+        def orders(token: str = dlt.secrets.value) -> Iterator[Any]:
+            yield {"token": token}
+
+        return orders
+
+    @dlt_assets(
+        dlt_source=shop(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+        partitions_def=dg.StaticPartitionsDefinition(["de"]),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
+        yield from dlt.run(context=context)
+
+    dg.materialize([assets], partition_key="de", resources={"dlt": IsolatedDltResource()})
+
+    assert warehouse.rows("SELECT token FROM orders") == [("ours",)]
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_the_assets_pipeline_may_hold_a_connection_and_knows_the_load_afterwards(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    pipeline = dlt.pipeline(
+        "my-shop",
+        destination=dlt.destinations.duckdb(duckdb.connect()),
+        dataset_name="raw_shop",
+        pipelines_dir=str(tmp_path / "import"),
+    )
+    seen: dict[str, Any] = {}
+
+    @dlt_assets(dlt_source=colours("red"), dlt_pipeline=pipeline, name="colours")
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
+        yield from dlt.run(context=context)
+        assert pipeline.last_trace
+        assert pipeline.last_trace.last_normalize_info
+        seen["rows"] = pipeline.last_trace.last_normalize_info.row_counts["things"]
+        seen["schema"] = pipeline.default_schema_name
+        seen["read"] = len(pipeline.dataset()["things"].fetchall())
+
+    dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+
+    assert seen == {"rows": THINGS, "schema": "colours", "read": THINGS}

@@ -5,13 +5,19 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+from collections import deque
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any
 
 import dagster as dg
 import dlt
+import psycopg2
 import pytest
+import requests
 import yaml
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.exceptions import TerminalException
@@ -218,3 +224,112 @@ def test_only_a_run_whose_load_did_not_fail_is_started_again(
         run = instance.get_run_by_id(run_id)
         assert run
         assert run.tags["dagster/will_retry"] == again
+
+
+def test_a_source_that_remembers_is_read_again_in_a_new_run_only(warehouse: Warehouse) -> None:
+    """Here a queue outside of the function: a second read would begin with its third page."""
+    pages = deque([[{"id": 1}], [{"id": 2}], "broken", [{"id": 3}]])
+
+    @dlt.source(name="flaky", section="flaky")
+    def source() -> Any:
+        @dlt.resource(write_disposition="append")
+        def rows() -> Iterator[Any]:
+            while pages:
+                if (page := pages.popleft()) == "broken":
+                    raise ConnectionError("reset by peer")
+                yield page
+
+        return rows
+
+    @dlt_assets(
+        dlt_source=source(),
+        dlt_pipeline=warehouse_pipeline("flaky", "raw_flaky"),
+        dagster_dlt_translator=SourceTranslator(source="flaky"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())["run_retries"]
+    with dg.DagsterInstance.local_temp(overrides={"run_retries": settings}) as instance:
+        options: dict[str, Any] = {"resources": {"dlt": IsolatedDltResource()}, "raise_on_error": False}
+        failed = dg.materialize([assets], instance=instance, **options)
+        run = instance.get_run_by_id(failed.run_id)
+        assert run
+
+    assert "reset by peer" in failure_of(failed)
+    assert warehouse.datasets() == set()
+    assert run.tags["dagster/will_retry"] == "true"
+    assert run.tags["dlt/nothing_loaded.assets"] == "true"
+
+
+def caused(error: Exception, cause: BaseException) -> Exception:
+    try:
+        raise error from cause
+    except Exception as raised:
+        return raised
+
+
+def in_a_handler(error: Exception) -> Exception:
+    try:
+        try:
+            raise ConnectionError
+        except ConnectionError:
+            raise error  # noqa: B904
+    except Exception as raised:
+        return raised
+
+
+ITSELF = ValueError("its own cause")
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (ConnectionError("reset"), True),
+        (requests.exceptions.ChunkedEncodingError("cut off"), True),
+        (requests.exceptions.ReadTimeout("slow"), True),
+        (caused(RuntimeError("page 3"), ConnectionError("reset")), True),
+        (DagsterExecutionInterruptedError(), False),
+        (caused(ITSELF, ITSELF), False),
+        (in_a_handler(KeyError("a bug")), False),
+        (requests.exceptions.MissingSchema("no scheme"), False),
+        (requests.exceptions.JSONDecodeError("no JSON", "", 0), False),
+        (requests.exceptions.SSLError("certificate verify failed: CERTIFICATE_VERIFY_FAILED"), False),
+        (urllib.error.HTTPError("http://x", 404, "Not Found", Message(), None), False),
+        (urllib.error.HTTPError("http://x", 503, "Unavailable", Message(), None), True),
+        (NotADirectoryError("x"), False),
+        (psycopg2.errors.CheckViolation("amount > 0"), False),
+        (psycopg2.errors.DeadlockDetected("deadlock"), True),
+    ],
+    ids=repr,
+)
+def test_only_what_may_pass_is_transient(error: BaseException, transient: bool) -> None:
+    assert retries.is_transient(error) is transient
+
+
+def test_a_host_that_cannot_be_resolved_is_named(warehouse: Warehouse) -> None:
+    cause = requests.exceptions.ConnectionError(
+        "HTTPSConnectionPool(host='api.nowhere.invalid', port=443): Max retries exceeded with url: /v1 (Caused by "
+        "NameResolutionError(\"Failed to resolve 'api.nowhere.invalid' ([Errno -2] Name or service not known)\"))"
+    )
+    flaky = Flaky(cause)
+    result = flaky.load()
+
+    assert failure_of(result).endswith(
+        "Cannot resolve api.nowhere.invalid. Check the address, and that this container is online."
+    )
+    assert flaky.reads == 1
+
+
+def test_a_load_that_the_warehouse_refuses_names_the_table_and_the_reason(warehouse: Warehouse) -> None:
+    assert Flaky().load().success
+    with warehouse_pipeline("flaky", "raw_flaky").sql_client() as client:
+        if warehouse.name == "duckdb":
+            pytest.skip("DuckDB cannot add a constraint to a table")
+        client.execute_sql("ALTER TABLE raw_flaky.rows ADD CONSTRAINT small CHECK (id < 50) NOT VALID")
+    result = Flaky().load()
+
+    assert 'load failed: table rows: new row for relation "rows" violates check constraint "small"' in failure_of(
+        result
+    )
+    assert "Traceback" not in failure_of(result)

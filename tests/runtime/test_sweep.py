@@ -67,3 +67,22 @@ def test_files_of_failed_runs_stay_for_a_week(
         time.sleep(0.1)
         load("red", instance=instance)
         assert [folder.exists() for folder in folders] == [False, True, False]
+
+
+@pytest.mark.parametrize("dataset", ["raw_colours", "raw_a_name_that_is_long_but_not_too_long_for_postgres"])
+def test_staging_is_dropped_whatever_the_length_of_the_name(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, dataset: str
+) -> None:
+    monkeypatch.setattr(sweep, "SETTLED_SECONDS", 0)
+    layout = staging_layout(dataset, str(uuid4()), "colours")
+    assert len(layout.replace("%s", dataset)) <= 63
+    with dg.instance_for_test() as instance:
+        run_id = run(instance, DagsterRunStatus.FAILURE)
+        name = staging_layout(dataset, run_id, "colours").replace("%s", dataset)
+        pipeline = warehouse_pipeline("maker", dataset)
+        with pipeline.sql_client() as client:
+            client.execute_sql(f"CREATE SCHEMA {name}")
+        time.sleep(0.1)
+        sweep.sweep_staging(pipeline, instance, print)
+
+    assert name not in warehouse.datasets()
