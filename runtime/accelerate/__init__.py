@@ -23,8 +23,8 @@ def install() -> bool:
         tested = ", ".join(f"{name} {number}" for name, number in TESTED_VERSIONS.items())
         logger.warning("Loads are not accelerated: found %s, tested with %s.", ", ".join(others), tested)
         return False
-    from runtime.accelerate import connections, destinations, forks, normalizer, parquet
+    from runtime.accelerate import connections, forks, normalizer, parquet
 
-    for part in (connections, destinations, forks, normalizer, parquet):
+    for part in (connections, forks, normalizer, parquet):
         part.install()
     return True

@@ -18,10 +18,10 @@ import upath.implementations.local
 from dagster._grpc import server
 
 from runtime import accelerate
-from runtime.accelerate import destinations
 from runtime.instance import storage
 from runtime.load import checks, resource, translator, warehouse
 
 accelerate.install()  # before a run opens its instance, for the sake of connections
-destinations.import_driver(warehouse.warehouse_name())
+if warehouse.warehouse_name() in ("duckdb", "postgres"):
+    _ = warehouse.warehouse_pipeline("preload", "preload").destination.client_class  # imports the driver
 gc.freeze()  # else the garbage collector writes to every object, which copies the memory that forks share

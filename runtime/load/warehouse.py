@@ -1,8 +1,7 @@
 """The warehouse that loads go to: the `WAREHOUSE` switch, and the pipelines that point at it."""
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import dlt
@@ -26,9 +25,6 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "filesystem": {"preferred_loader_file_format": "parquet"},
 }
 
-# Makes the destination of that name, if it is not the one that dlt has under it. See `use_destination`.
-_factories: dict[str, Callable[..., AnyDestination]] = {}
-
 
 def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
     """The pipeline that a `@dlt_assets` names. It says where to load and is never run itself.
@@ -46,11 +42,6 @@ def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
         destination=_destination(),
         pipelines_dir=import_directory(),
     )
-
-
-def use_destination(name: str, factory: Callable[..., AnyDestination]) -> None:
-    """Pipelines made from now on load through `factory` when `WAREHOUSE` is `name`. `runtime.accelerate` calls it."""
-    _factories[name] = factory
 
 
 def query_int(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
@@ -83,9 +74,8 @@ def _destination() -> AnyDestination:
     options = {key: _configured(name, key, type(value), value) for key, value in OPTIONS.get(name, {}).items()}
     if name == "duckdb" and not any(_configured(name, key) for key in ("credentials", "credentials.database")):
         options["credentials"] = DEFAULT_DUCKDB_FILE
-    make = _factories.get(name) or partial(Destination.from_reference, name)
     try:
-        destination = make(**options)
+        destination = Destination.from_reference(name, **options)
     except UnknownDestinationModule as error:
         raise ValueError(
             f"WAREHOUSE={name} is not a destination that dlt knows. Set it to duckdb, postgres, snowflake or "

@@ -1,0 +1,65 @@
+"""Merges as dlt makes them, with what this project sets for each warehouse."""
+
+import threading
+from contextlib import closing
+from typing import Any
+
+import dlt
+import psycopg2
+import pytest
+from dlt.destinations.exceptions import DatabaseTransientException
+from dlt.destinations.job_client_impl import SqlLoadJob
+
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
+
+UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
+
+
+def thing(number: int) -> dict[str, Any]:
+    return {"id": number, "name": f"thing {number}", "parts": [{"n": part} for part in range(number % 3)]}
+
+
+@pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
+def test_a_merge_that_is_done_twice_has_each_row_once(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, disposition: Any
+) -> None:
+    run, losses = SqlLoadJob.run, iter([True])
+
+    def committed_but_lost(job: SqlLoadJob) -> None:
+        run(job)
+        if next(losses, False):
+            raise DatabaseTransientException(ConnectionError("before it said that all is done"))
+
+    monkeypatch.setattr(SqlLoadJob, "run", committed_but_lost)
+    things = dlt.resource(
+        [thing(number) for number in range(100)], name="things", primary_key="id", write_disposition=disposition
+    )
+    warehouse_pipeline("things", "raw_colours").run(things)
+
+    assert next(losses, None) is None
+    assert warehouse.rows("SELECT count(*), count(DISTINCT id) FROM raw_colours.things") == [(100, 100)]
+    assert warehouse.rows("SELECT count(*) FROM raw_colours.things__parts") == [(99,)]
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_load_of_many_tables_leaves_connections_for_others(warehouse: Warehouse) -> None:
+    pipeline = warehouse_pipeline("things", "raw_colours")
+    most, done = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        with closing(psycopg2.connect(warehouse.credentials)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            while not done.wait(0.01):
+                cursor.execute("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+                most = max(most, *cursor.fetchone() or ())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        pipeline.run([dlt.resource([thing(1)], name=f"things_{number}") for number in range(30)])
+    finally:
+        done.set()
+        watching.join()
+    assert 0 < most <= 10
