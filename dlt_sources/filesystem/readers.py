@@ -1,7 +1,10 @@
 """The file formats: how each becomes rows, and when a file is broken."""
 
 import csv
+import json as stdlib_json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from decimal import Decimal
 from typing import IO, Any, TypeAlias
 
 import dlt
@@ -9,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from dlt.common import json
+from dlt.common.arithmetics import DEFAULT_NUMERIC_PRECISION, DEFAULT_NUMERIC_SCALE
 from dlt.common.libs.pyarrow import UnsupportedArrowTypeException, py_arrow_to_table_schema_columns
 
 Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
@@ -16,6 +20,7 @@ Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
 ROWS_AT_A_TIME = 10_000
 ROW_BYTES = 32 * 1024 * 1024  # maximum of a CSV row: pyarrow reads in blocks, and a row must fit into one
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MANY_DIGITS = re.compile(rb"\d[\d.]{16}")  # what a double may not hold
 csv.field_size_limit(ROW_BYTES)  # for the whole process; Python's default of 131,072 is too small for long texts
 
 
@@ -83,9 +88,11 @@ def read_jsonl(file: IO[bytes]) -> Iterator[Rows]:
         if not text:
             continue
         try:
-            row = json.loadb(text)
+            row = _exact(text.decode()) if MANY_DIGITS.search(text) else json.loadb(text)
         except ValueError as error:
             raise BrokenFile(f"line {number}: not JSON ({error})") from error
+        except Inexact as error:
+            raise BrokenFile(f"line {number}: the number {error} has more digits than a decimal column") from error
         if not isinstance(row, dict):
             raise BrokenFile(f"line {number}: expected an object, found a {type(row).__name__}")
         rows.append(row)
@@ -94,6 +101,37 @@ def read_jsonl(file: IO[bytes]) -> Iterator[Rows]:
             rows = []
     if rows:
         yield rows
+
+
+class Inexact(Exception):
+    """A number that no column holds exactly."""
+
+
+def _exact(text: str) -> Any:
+    """The JSON value with exact numbers. dlt's parser makes the nearest double of those with many digits."""
+    return stdlib_json.loads(text, parse_int=_exact_integer, parse_float=_exact_number, parse_constant=_no_number)
+
+
+def _exact_integer(digits: str) -> int | Decimal:
+    if len(digits.lstrip("-")) > DEFAULT_NUMERIC_PRECISION - DEFAULT_NUMERIC_SCALE:
+        raise Inexact(digits)
+    number = int(digits)
+    return number if -(2**63) <= number < 2**63 else Decimal(number)  # which dlt can store
+
+
+def _exact_number(digits: str) -> float | Decimal:
+    exact, double = Decimal(digits), float(digits)
+    if Decimal(repr(double)) == exact:
+        return double
+    beyond = -int(exact.as_tuple().exponent) - DEFAULT_NUMERIC_SCALE  # how many places
+    has_places = beyond > 0 and any(exact.as_tuple().digits[-beyond:])
+    if has_places or exact.adjusted() >= DEFAULT_NUMERIC_PRECISION - DEFAULT_NUMERIC_SCALE:
+        raise Inexact(digits)
+    return exact
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_parquet(file: IO[bytes]) -> Iterator[Rows]:

@@ -320,6 +320,20 @@ def test_a_json_value_of_another_type_gets_a_variant_column(folder: Folder, ware
     assert warehouse.rows("SELECT id, id__v_text FROM clicks ORDER BY _file_row") == [(1, None), (None, "two")]
 
 
+def test_numbers_of_a_json_file_are_exact_or_the_file_is_broken(folder: Folder, warehouse: SourceWarehouse) -> None:
+    numbers_in_a = '"n": 18446744073709551616, "x": 0.30000000000000004, "is": "1234567890123456789"'
+    folder.write("clicks/a.jsonl", f'{{"id": 1, {numbers_in_a}}}')
+    folder.write("clicks/b.jsonl", '{"id": 2, "n": 1234567890123.123456789}')
+    folder.write("clicks/c.jsonl", '{"id": 3}\n{"id": 4, "n": 0.1234567890123456789}')
+    load(warehouse, folder.source())
+    reason = "line 2: the number 0.1234567890123456789 has more digits than a decimal column"
+    assert folder.broken == {"clicks/c.jsonl": reason}
+    assert warehouse.rows('SELECT id, n, x, "is" FROM clicks ORDER BY id') == [
+        (1, Decimal(2**64), 0.30000000000000004, "1234567890123456789"),
+        (2, Decimal("1234567890123.123456789"), None, None),
+    ]
+
+
 def test_a_file_that_changes_during_the_load_is_left_to_the_next_load(
     folder: Folder, warehouse: SourceWarehouse
 ) -> None:
