@@ -12,17 +12,20 @@ from typing import Any
 
 import dlt
 from dagster import OpExecutionContext
+from dlt.common.configuration.container import Container
 from dlt.common.exceptions import TerminalException
-from dlt.common.pipeline import LoadInfo
+from dlt.common.pipeline import LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
 
 from runtime.load.aliases import settings_of
+from runtime.load.columns import check_columns
 from runtime.load.directories import data_directory
 from runtime.load.guards import check_destination, check_first_load_of_partition, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.retries import ERRORS, disk_is_full, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
+from runtime.load.values import StrictValues
 
 
 class LoadFailed(TerminalException):
@@ -61,6 +64,10 @@ class RunPipeline(dlt.Pipeline):
             if self.pipeline_name != self.template.pipeline_name and not self.state.get("sources"):
                 check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
 
+    def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
+        with Container().injectable_context(StrictValues()):
+            return super().normalize(*args, **kwargs)
+
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
@@ -73,6 +80,7 @@ class RunPipeline(dlt.Pipeline):
     def load_once(self, *args: Any, **kwargs: Any) -> LoadInfo:
         """One attempt of `load`."""
         with duckdb_file_lock(self, self.op.log.info):
+            check_columns(self)
             return super().load(*args, **kwargs)
 
 

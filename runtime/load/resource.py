@@ -18,6 +18,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
+from runtime.load.columns import ColumnRefused
 from runtime.load.directories import data_directory
 from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
@@ -36,6 +37,7 @@ from runtime.load.retries import (
 )
 from runtime.load.source_state import source_state
 from runtime.load.sweep import sweep_files
+from runtime.load.values import ValueRefused, check_values
 from runtime.load.warehouse import query_int
 
 Context = OpExecutionContext | AssetExecutionContext
@@ -122,6 +124,7 @@ class IsolatedDltResource(DagsterDltResource):
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
         with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op, source):
+            check_values(source, pipeline)
             if isinstance(pipeline.collector, NullCollector):
                 pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)
             return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
@@ -177,6 +180,8 @@ def explanation(error: BaseException, pipeline: dlt.Pipeline) -> str | None:
         return f"No space is left in {data_directory()}, where loads keep their files. Free some space."
     if sentence := missing_settings(error):
         return sentence
+    if refused := next((cause for cause in causes(error) if isinstance(cause, ColumnRefused | ValueRefused)), None):
+        return str(refused)
     if host := unresolved_host(error):
         return f"Cannot resolve {host}. Check the address, and that this container is online."
     if not isinstance(error, PipelineStepFailed | LoadFailed):

@@ -291,7 +291,7 @@ def test_values_among_the_items_keep_their_place() -> None:
     ],
     ids=["columns", "lists", "a path and a key"],
 )
-def test_of_two_keys_with_one_name_the_same_wins(items: list[Any]) -> None:
+def test_two_keys_with_one_name_have_the_same_fate(items: list[Any]) -> None:
     assert_equal_outcomes(items)
 
 

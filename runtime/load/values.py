@@ -1,0 +1,360 @@
+"""No value becomes another on its way into the warehouse: it is kept beside its column, or refused by name.
+
+dlt coerces a value to the type of its column, also where that cannot be undone: "007" becomes 7, "no" becomes false.
+Here such a value goes where dlt puts what it cannot coerce, into a column `<column>__v_<type>`. Of two keys of an
+object that become one column, dlt keeps the last; here the load is refused. docs/how-a-load-runs.md has the list.
+"""
+
+import base64
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, ClassVar, NoReturn
+
+import dlt
+from dlt.common.configuration.specs.base_configuration import ContainerInjectableContext
+from dlt.common.data_types.type_helpers import coerce_value, py_type_to_sc_type
+from dlt.common.data_types.typing import TDataType
+from dlt.common.exceptions import TerminalValueError
+from dlt.common.libs import is_pandas_frame
+from dlt.common.normalizers.json.relational import DataItemNormalizer
+from dlt.common.schema import Schema, utils
+from dlt.common.time import ensure_datetime_in_tz
+from dlt.common.wei import Wei
+from dlt.extract.resource import DltResource
+from dlt.extract.source import DltSource
+
+from runtime.load.columns import ColumnType, as_column, fit, type_of
+
+SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of a bigint
+BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}0*[1-9]")
+OFFSET = re.compile(r"[+-]\d\d:?\d\d$")
+DAY_SECONDS = 86_400
+ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
+SOUND_TYPES = frozenset({bool, type(None), datetime, date, time, bytes})
+
+
+class ValueRefused(TerminalValueError):
+    """A value that the warehouse cannot hold. The message names the table and the column, and says what to do."""
+
+
+# ---- values of another type than their column ----
+
+
+def _is_bigint(value: Any, number: int) -> bool:
+    return SMALLEST <= number <= LARGEST
+
+
+def _is_text_of_bigint(value: str, number: int) -> bool:
+    return str(number) == value and SMALLEST <= number <= LARGEST
+
+
+def _is_text_of_double(value: str, number: float) -> bool:
+    if not math.isfinite(number):
+        return False
+    return repr(number) == value or (value.lstrip("-").isdigit() and str(int(value)) == value and int(value) == number)
+
+
+def _is_text_of_decimal(value: str, number: Decimal) -> bool:
+    return number.is_finite() and fits(number) and f"{number:f}" == value
+
+
+def _is_text_of_timestamp(value: str, moment: Any) -> bool:
+    return len(value) >= len("20260131") and not BEYOND_MICROSECONDS.search(value)
+
+
+def _is_day(value: Any, day: Any) -> bool:
+    moment = ensure_datetime_in_tz(value)
+    return moment == moment.replace(day.year, day.month, day.day, 0, 0, 0, 0)
+
+
+def _is_text_of_day(value: str, day: Any) -> bool:
+    return len(value) >= len("20260131") and _is_day(value, day) and not BEYOND_MICROSECONDS.search(value)
+
+
+def _is_binary(value: str, content: bytes) -> bool:
+    return value in (base64.b64encode(content).decode(), f"0x{content.hex()}")
+
+
+# By the type of the column and that of the value: whether the value can be told from what dlt has made of it.
+# Where no function stands it always can, as with anything that becomes text.
+CAN_BE_UNDONE: Mapping[tuple[TDataType, TDataType], Callable[[Any, Any], bool]] = {
+    ("bigint", "text"): _is_text_of_bigint,
+    ("bigint", "double"): _is_bigint,
+    ("bigint", "decimal"): _is_bigint,
+    ("bigint", "wei"): _is_bigint,
+    ("double", "text"): _is_text_of_double,
+    ("double", "bigint"): lambda value, number: int(number) == value,
+    ("double", "decimal"): lambda value, number: Decimal(repr(number)) == value,
+    ("double", "wei"): lambda value, number: Decimal(repr(number)) == value,
+    ("decimal", "text"): _is_text_of_decimal,
+    ("decimal", "double"): lambda value, number: number.is_finite() and fits(number),
+    ("wei", "text"): lambda value, number: (
+        number.is_finite() and abs(number.adjusted()) < 80 and f"{number:f}" == value
+    ),
+    ("bool", "text"): lambda value, flag: value.lower() == str(flag).lower(),
+    ("bool", "bigint"): lambda value, flag: value in (0, 1),
+    ("bool", "double"): lambda value, flag: value in (0, 1),
+    ("bool", "decimal"): lambda value, flag: value in (0, 1),
+    ("bool", "wei"): lambda value, flag: value in (0, 1),
+    ("timestamp", "text"): _is_text_of_timestamp,
+    ("timestamp", "double"): lambda value, moment: moment.timestamp() == value,
+    ("date", "text"): _is_text_of_day,
+    ("date", "timestamp"): _is_day,
+    ("date", "bigint"): lambda value, day: value % DAY_SECONDS == 0,
+    ("date", "double"): lambda value, day: value % DAY_SECONDS == 0,
+    ("time", "text"): lambda value, _: not (BEYOND_MICROSECONDS.search(value) or OFFSET.search(value)),
+    ("binary", "text"): _is_binary,
+}
+
+
+def fits(number: Decimal) -> bool:
+    """Whether the column that dlt makes for decimals holds a finite number exactly."""
+    return type_of({"data_type": "decimal"}).holds(type_of_decimal(number))
+
+
+def type_of_decimal(number: Decimal) -> ColumnType:
+    """The least type that holds a finite number."""
+    _, digits, exponent = number.as_tuple()
+    places = max(0, -int(exponent)) if number else 0
+    while places and digits[-1] == 0:
+        digits, places = digits[:-1], places - 1
+    return ColumnType("number", 10 ** min(max(0, number.adjusted() + 1), 100), places)
+
+
+def coerce(to_type: TDataType, from_type: TDataType, value: Any) -> Any:
+    """As dlt coerces a value. Raises ValueError also where that cannot be undone."""
+    coerced = coerce_value(to_type, from_type, value)
+    can_be_undone = CAN_BE_UNDONE.get((to_type, from_type))
+    if can_be_undone and not can_be_undone(value, coerced):
+        raise ValueError(value)
+    return coerced
+
+
+def _coerce_type(self: DataItemNormalizer, to_type: TDataType, from_type: TDataType, value: Any) -> Any:
+    """As dlt's method, which makes a column of the value's type where this raises ValueError."""
+    return coerce(to_type, from_type, value)
+
+
+def _autodetect_sc_type(detection_fs: Any, t: type[Any], v: Any) -> TDataType | None:
+    """As dlt's function, which makes a timestamp of a text, if the value can become that."""
+    detected: TDataType | None = _dlt_autodetect_sc_type(detection_fs, t, v)
+    try:
+        if detected:
+            coerce(detected, py_type_to_sc_type(t), v)
+    except ValueError:
+        return None
+    return detected
+
+
+# ---- keys that become one column ----
+
+Row = dict[str, Any]
+Lists = dict[tuple[str, ...], Sequence[Any]]
+
+
+def _flatten(self: DataItemNormalizer, table: str, dict_row: Row, _r_lvl: int) -> tuple[Row, Lists]:
+    """As dlt's method. Raises ValueRefused if two keys with different values become one column or child table."""
+    row, lists = _dlt_flatten(self, table, dict_row, _r_lvl)
+    arrived = len(row) + len(lists)
+    if arrived < _count_keys(dict_row, set()):  # or objects are stored as JSON
+        meet = arrived < _count_keys(dict_row, {id(value) for value in row.values() if type(value) is dict})
+    else:
+        meet = len(lists) > 1 and len({self._shorten_fragments(*path) for path in lists}) < len(lists)
+    return _keep_what_is_not_empty(self, table, dict_row, _r_lvl) if meet else (row, lists)
+
+
+def _count_keys(one: Row, kept: set[int]) -> int:
+    """The keys of an object that hold values, including those of objects in it that are not kept as they are."""
+    inner = [value for value in one.values() if type(value) is dict]
+    return len(one) + sum(_count_keys(value, kept) - 1 for value in inner if id(value) not in kept)
+
+
+def _keep_what_is_not_empty(normalizer: DataItemNormalizer, table: str, one: Row, level: int) -> tuple[Row, Lists]:
+    """Of keys that become one column or child table, the value that is not empty."""
+    row: Row = {}
+    lists: Lists = {}
+    sources: dict[tuple[bool, str], str] = {}
+    for keys, path, value, is_list in _leaves(normalizer, table, one, level):
+        name, key = normalizer._shorten_fragments(*path), ".".join(keys)
+        place: Any = lists if is_list else row
+        old = next((old for old in lists if normalizer._shorten_fragments(*old) == name), path) if is_list else name
+        known = place.get(old)
+        if _is_empty(known):
+            place.pop(old, None)
+            place[path if is_list else name] = value
+            sources[is_list, name] = key
+        elif not _is_empty(value) and (type(value), value) != (type(known), known):
+            raise ValueRefused(
+                f"{table}: the keys {sources[is_list, name]!r} and {key!r} of one object both become the "
+                f"{f'table {table}__' if is_list else 'column '}{name}, which can hold only one of them. "
+                "Rename or drop one in the source. Nothing was loaded."
+            )
+    return row, lists
+
+
+def _leaves(
+    normalizer: DataItemNormalizer,
+    table: str,
+    one: Row,
+    level: int,
+    path: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Any, bool]]:
+    """The values of an object as dlt takes it apart: keys, identifiers, value, and whether it becomes a child table."""
+    for key, value in one.items():
+        name = normalizer._normalize_identifier(key) if key and not key.isspace() else normalizer.EMPTY_KEY_IDENTIFIER
+        column = normalizer._shorten_fragments(*path, name) if path else name
+        is_taken_apart = type(value) in (dict, list) and not normalizer._is_nested_type(table, column, level)
+        if not is_taken_apart:
+            yield (*keys, key), (*path, name), value, False
+        elif type(value) is dict:
+            yield from _leaves(normalizer, table, value, level - 1, (*path, name), (*keys, key))
+        else:
+            yield (*keys, key), (*path, normalizer._normalize_table_identifier(key)), value, True
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value == [] or value == {}
+
+
+_dlt_autodetect_sc_type, _dlt_flatten = utils.autodetect_sc_type, DataItemNormalizer._flatten
+# Not as a normalizer of our own: dlt would store its module's name in each schema, and with it in the warehouse.
+DataItemNormalizer.coerce_type = _coerce_type  # type: ignore[method-assign]
+DataItemNormalizer._flatten = _flatten  # type: ignore[method-assign]
+utils.autodetect_sc_type = _autodetect_sc_type  # type: ignore[assignment]
+
+
+class StrictValues(ContainerInjectableContext):
+    """Where dlt normalizes in processes of their own (NORMALIZE__WORKERS), it has them import this module."""
+
+    worker_affinity: ClassVar[bool] = True
+
+
+# ---- values that no column can hold ----
+
+
+def check_values(source: DltSource, pipeline: dlt.Pipeline) -> None:
+    """Has each item of the selected resources checked as it is extracted.
+
+    In dictionaries, whole numbers beyond 64 bits become decimals, which dlt can store. Arrow tables get the types of
+    the table's columns where that changes no value.
+
+    Raises (while extracting):
+        ValueRefused: a number that no decimal column holds exactly, NaN or infinity, or a NUL in a text for Postgres.
+    """
+    refuses_nul = pipeline.destination.destination_type.endswith("postgres")
+    for resource in source.selected_resources.values():
+        resource.add_map(ItemCheck(resource, refuses_nul))
+
+
+def are_sound(values: Iterable[Any], nul: str | None) -> bool:
+    """Whether no value needs a closer look. In a hurry: this is called for every item."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if nul and nul in value:
+                return False
+        elif kind is int:
+            if not SMALLEST <= value <= LARGEST:
+                return False
+        elif kind is dict:
+            if not are_sound(value.values(), nul):
+                return False
+        elif kind is list:
+            if not are_sound(value, nul):
+                return False
+        elif kind is float:
+            if value - value != 0:  # NaN or infinity
+                return False
+        elif kind not in SOUND_TYPES:
+            return False
+    return True
+
+
+class ItemCheck:
+    """Checks the items of one resource. Called with each item; returns it, or a copy with what was replaced."""
+
+    def __init__(self, resource: DltResource, refuses_nul: bool) -> None:
+        self._resource = resource
+        self._nul = "\0" if refuses_nul else None
+
+    def __call__(self, item: Any) -> Any:
+        if type(item) is dict:
+            return item if are_sound(item.values(), self._nul) else self._check(item, ())
+        if type(item) in (str, int, float, list, Decimal):
+            return self._check(item, ())
+        if is_pandas_frame(item):
+            from dlt.common.libs.pandas import pandas_to_arrow
+
+            item = pandas_to_arrow(item)
+        if not (hasattr(item, "schema") and hasattr(item, "from_arrays")):  # no table or batch of Arrow
+            return item
+        schema = dlt.current.source_schema()
+        return fit(item, self._table_name(schema), schema, self._declared_columns(schema))
+
+    def _check(self, value: Any, path: tuple[Any, ...]) -> Any:
+        match value:
+            case dict():
+                return {key: self._check(one, (*path, key)) for key, one in value.items()}
+            case list():
+                return [self._check(one, (*path, ELEMENT)) for one in value]
+            case str() if self._nul and self._nul in value:
+                self._refuse(path, "a text with a NUL character, which Postgres cannot store", "Remove it")
+            case int() if not SMALLEST <= value <= LARGEST:
+                return self._check(Decimal(value), path)
+            case float() if not math.isfinite(value):
+                self._refuse(path, f"{value}, which JSON cannot hold", "Yield None instead, or an Arrow table")
+            case Decimal() if not isinstance(value, Wei):
+                self._check_decimal(value, path)
+        return value
+
+    def _check_decimal(self, value: Decimal, path: tuple[Any, ...]) -> None:
+        if not value.is_finite():
+            self._refuse(path, f"the decimal {value}", "Yield None instead")
+        schema = dlt.current.source_schema()
+        table, name = self._place(path)
+        known: Any = schema.tables.get(table, {}).get("columns", {})
+        column: dict[str, Any] = {**known.get(name, {})}
+        if ELEMENT not in path:
+            column |= self._declared_columns(schema).get(name, {})
+        kind = column.get("data_type")
+        own = type_of(column if kind == "decimal" else {"data_type": "decimal"})
+        if kind in ("text", "wei") or own.holds(needed := type_of_decimal(value)):
+            return
+        wide = as_column(own.widened(needed) or own)
+        is_free = kind in (None, "decimal") and not (
+            self._resource.schema_contract or schema.settings.get("schema_contract")
+        )
+        if is_free and type_of(wide).holds(needed) and (ELEMENT not in path or table in schema.tables):
+            partial: Any = {"name": table, "columns": {name: {"name": name, **wide}}}
+            schema.update_table(partial)
+            return
+        self._refuse(path, f"the number {value}, which no decimal column holds", "Yield it as text")
+
+    def _place(self, path: tuple[Any, ...]) -> tuple[str, str]:
+        """The table and the column that a value will be stored in."""
+        schema = dlt.current.source_schema()
+        naming = schema.naming
+        table, column = [self._table_name(schema)], list[str]()
+        for key in path:
+            if key is ELEMENT:
+                table, column = [*table, *column], []
+            else:
+                column.append(naming.normalize_identifier(str(key)))
+        return naming.shorten_fragments(*table), naming.shorten_fragments(*(column or ["value"]))
+
+    def _table_name(self, schema: Schema) -> str:
+        return schema.naming.normalize_tables_path(str(self._resource.table_name))
+
+    def _declared_columns(self, schema: Schema) -> Mapping[str, Any]:
+        declared = self._resource.columns
+        if not isinstance(declared, Mapping):
+            return {}
+        return {schema.naming.normalize_path(name): column for name, column in declared.items()}
+
+    def _refuse(self, path: tuple[Any, ...], value: str, advice: str) -> NoReturn:
+        table, column = self._place(path)
+        raise ValueRefused(f"{table}, column {column}: found {value}. {advice}. Nothing was loaded.")

@@ -1,0 +1,283 @@
+"""Values arrive as they are: in their column, in one beside it, or the run fails before anything changes."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import dlt
+import pyarrow as pa
+import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
+from dagster_dlt.dlt_event_iterator import DltEventType
+
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
+from runtime.load.values import CAN_BE_UNDONE
+from runtime.load.warehouse import warehouse_pipeline
+from tests.support.warehouse import Warehouse
+
+
+def load(items: Any, **hints: Any) -> str:
+    """Loads the table `orders`. Returns the failure's sentence, or an empty text."""
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        def orders() -> Iterator[Any]:
+            yield from items if isinstance(items[0], pa.Table) else [items]
+
+        return dlt.resource(orders, name="orders", **({"write_disposition": "merge", "primary_key": "id"} | hints))
+
+    @dlt_assets(
+        dlt_source=shop(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_shop"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()}, raise_on_error=False)
+    failures = [event.step_failure_data for event in result.get_step_failure_events()]
+    return " ".join(str(one.user_failure_data.description if one.user_failure_data else one.error) for one in failures)
+
+
+def rows(warehouse: Warehouse, columns: str, table: str = "orders") -> list[tuple[Any, ...]]:
+    return warehouse.rows(f"SELECT {columns} FROM raw_shop.{table} ORDER BY 1")
+
+
+def is_untouched(warehouse: Warehouse) -> bool:
+    return "raw_shop" not in warehouse.datasets()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "variant"),
+    [
+        (7, "007", "text"),
+        (True, "no", "text"),
+        (True, 2, "bigint"),
+        (0.5, 2**53 + 1, "bigint"),
+        (0.5, "0.50", "text"),
+        ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00.123456789Z", "text"),
+    ],
+)
+def test_a_value_that_its_column_would_change_is_kept_beside_it(
+    warehouse: Warehouse, first: Any, then: Any, variant: str
+) -> None:
+    assert not load([{"id": 1, "amount": first}, {"id": 2, "amount": then}])
+    assert rows(warehouse, f"id, amount IS NULL, amount__v_{variant}") == [(1, False, None), (2, True, then)]
+
+
+@pytest.mark.parametrize(
+    ("to_type", "from_type", "kept", "changed"),
+    [
+        ("bigint", "text", "-7", "+7"),
+        ("bigint", "text", "7", str(2**63)),
+        ("bigint", "double", 7.0, 2.0**63),
+        ("double", "text", "2.5", "2.50"),
+        ("double", "text", "3", "nan"),
+        ("double", "decimal", Decimal("0.1"), Decimal("0.1000000000000000000001")),
+        ("decimal", "text", "7.50", "07.5"),
+        ("decimal", "text", "7.5", "0.1234567891"),
+        ("decimal", "double", 0.5, 1e-12),
+        ("bool", "text", "true", "yes"),
+        ("bool", "double", 1.0, 0.5),
+        ("timestamp", "text", "2026-01-31T12:00:00.1234560Z", "2026"),
+        ("timestamp", "double", 1_700_000_000.5, 1e-9),
+        ("date", "text", "2026-01-31", "2026-01-31T10:30:00Z"),
+        ("date", "bigint", 86_400, 86_401),
+        ("time", "text", "12:30:00", "12:30:00+02:00"),
+        ("binary", "text", "aGk=", "aGl="),
+    ],
+)
+def test_only_a_coercion_that_can_be_undone_is_made(to_type: Any, from_type: Any, kept: Any, changed: Any) -> None:
+    assert (to_type, from_type) in CAN_BE_UNDONE
+    coerce = dlt.Schema("any").data_item_normalizer.coerce_type
+    coerce(to_type, from_type, kept)
+    with pytest.raises(ValueError):  # noqa: PT011  # what dlt catches to make a column of another type
+        coerce(to_type, from_type, changed)
+
+
+DAY, MOMENT = date(2026, 1, 1), datetime(2026, 1, 1, 10, 30, 0, 123456, UTC)
+SECOND = datetime(2026, 1, 1, tzinfo=UTC)
+ARROW_CHANGES: list[tuple[str, list[Any], list[Any]]] = [
+    ("int to decimal", [pa.array([1]), pa.array([Decimal("1.50")], pa.decimal128(10, 2))], [1, Decimal("1.5")]),
+    (
+        "more decimal places",
+        [pa.array([Decimal("1.50")], pa.decimal128(10, 2)), pa.array([Decimal("1.2345")], pa.decimal128(12, 4))],
+        [Decimal("1.5"), Decimal("1.2345")],
+    ),
+    (
+        "twelve decimal places",
+        [
+            pa.array([Decimal("1.5")], pa.decimal128(38, 9)),
+            pa.array([Decimal("0.123456789012")], pa.decimal128(38, 12)),
+        ],
+        [Decimal("1.5"), Decimal("0.123456789012")],
+    ),
+    (
+        "fewer decimal places, and then more again",
+        [
+            pa.array([Decimal("1.2345")], pa.decimal128(12, 4)),
+            pa.array([Decimal("12345678.50")], pa.decimal128(10, 2)),
+            pa.array([Decimal("0.0001")], pa.decimal128(12, 4)),
+        ],
+        [Decimal("1.2345"), Decimal("12345678.5"), Decimal("0.0001")],
+    ),
+    ("date to time", [pa.array([DAY]), pa.array([MOMENT], pa.timestamp("us", "UTC"))], [SECOND, MOMENT]),
+    (
+        "seconds to microseconds",
+        [pa.array([SECOND], pa.timestamp("s", "UTC")), pa.array([MOMENT], pa.timestamp("us", "UTC"))],
+        [SECOND, MOMENT],
+    ),
+    (
+        "nanoseconds that are none",
+        [pa.array([SECOND], pa.timestamp("us", "UTC")), pa.array([MOMENT], pa.timestamp("ns", "UTC"))],
+        [SECOND, MOMENT],
+    ),
+    ("32 to 64 bits", [pa.array([1], pa.int32()), pa.array([2**40])], [1, 2**40]),
+    ("32 bits without a sign", [pa.array([2**32 - 1], pa.uint32())], [2**32 - 1]),
+    ("64 bits without a sign", [pa.array([1]), pa.array([2**64 - 1], pa.uint64())], [1, 2**64 - 1]),
+    ("whole numbers with a null, from pandas", [pa.array([1]), pa.array([2.0])], [1, 2]),
+    ("an empty table", [pa.array([1]), pa.array([], pa.decimal128(10, 2))], [1]),
+]
+
+
+@pytest.mark.parametrize(("arrays", "expected"), [pytest.param(*change[1:], id=change[0]) for change in ARROW_CHANGES])
+def test_a_column_is_widened_for_what_arrow_tables_bring(
+    warehouse: Warehouse, arrays: list[Any], expected: list[Any]
+) -> None:
+    for number, array in enumerate(arrays):
+        assert not load([pa.table({"id": [number] * len(array), "amount": array})])
+    assert [amount for _, amount in rows(warehouse, "id, amount")] == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(pa.array([True]), pa.array([2]), id="bool to int"),
+        pytest.param(pa.array([1]), pa.array(["007"]), id="int to text"),
+        pytest.param(pa.array([1]), pa.array([0.5]), id="int to double"),
+        pytest.param(pa.array([0.5]), pa.array([2**53 + 1]), id="double to int"),
+        pytest.param(pa.array([0.5]), pa.array([Decimal("0.1")]), id="double to decimal"),
+    ],
+)
+def test_what_no_column_holds_together_is_refused_by_name(warehouse: Warehouse, first: Any, then: Any) -> None:
+    assert not load([pa.table({"id": [1], "amount": first})])
+    before = rows(warehouse, "id, amount")
+    failure = load([pa.table({"id": [1], "amount": then})])
+    assert failure.startswith("orders, column amount: the source sends ")
+    assert failure.endswith("Nothing was loaded.")
+    assert rows(warehouse, "id, amount") == before
+
+
+def test_nanoseconds_are_refused_by_name(warehouse: Warehouse) -> None:
+    failure = load([pa.table({"id": [1], "at": pa.array([1767225600123456789], pa.timestamp("ns", "UTC"))})])
+    assert failure.startswith("orders, column at: ")
+    assert is_untouched(warehouse)
+
+
+def test_a_hint_that_changes_a_column_widens_it_or_is_refused(warehouse: Warehouse) -> None:
+    assert not load([{"id": 1, "amount": 7, "code": 7}])
+    assert not load(
+        [{"id": 2, "amount": 7.5}], columns={"amount": {"data_type": "decimal", "precision": 10, "scale": 2}}
+    )
+    assert rows(warehouse, "id, amount") == [(1, 7), (2, Decimal("7.5"))]
+    assert load([{"id": 3, "code": "007"}], columns={"code": {"data_type": "text"}}).startswith("orders, column code")
+    assert rows(warehouse, "id, code") == [(1, 7), (2, None)]
+
+
+@pytest.mark.parametrize("digits", [2**63, 2**64, 1234567890123456789012345])
+def test_a_whole_number_beyond_64_bits_is_kept_exactly(warehouse: Warehouse, digits: int) -> None:
+    assert not load([{"id": 1, "amount": 5, "more": {"n": digits}}, {"id": 2, "amount": digits}])
+    assert rows(warehouse, "id, amount, amount__v_decimal, more__n") == [(1, 5, None, digits), (2, None, digits, None)]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (10**38, f"the number {10**38}"),
+        (Decimal(f"0.{'1' * 39}"), f"the number 0.{'1' * 39}"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        (Decimal("NaN"), "the decimal NaN"),
+    ],
+)
+def test_a_number_that_no_column_holds_is_refused_by_name(warehouse: Warehouse, value: Any, found: str) -> None:
+    for item, place in (
+        ({"more": {"amount": value}}, "orders, column more__amount"),
+        ({"lines": [{"amount": value}]}, "orders__lines, column amount"),
+        ({"lines": [value]}, "orders__lines, column value"),
+    ):
+        failure = load([{"id": 1, **item}])
+        assert failure.startswith(f"{place}: found {found}")
+        assert failure.endswith("Nothing was loaded.")
+    assert is_untouched(warehouse)
+
+
+def test_a_decimal_column_gets_the_places_that_its_values_have(warehouse: Warehouse) -> None:
+    amounts = [Decimal("1.5"), Decimal("0.123456789012"), Decimal(10**25), Decimal("0.1234567890123")]
+    assert not load([{"id": 1, "amount": amounts[0]}])
+    assert not load([{"id": 2, "amount": amounts[1]}, {"id": 3, "amount": amounts[2]}])
+    scale_13 = {"amount": {"data_type": "decimal", "precision": 38, "scale": 13}}
+    if failure := load([{"id": 4, "amount": amounts[3]}], columns=scale_13):  # 26 + 13 digits are more than 38
+        assert "amount" in failure
+        amounts.pop()
+    assert [amount for _, amount in rows(warehouse, "id, amount")] == amounts
+
+
+def test_a_nul_is_kept_or_refused_by_name(warehouse: Warehouse) -> None:
+    failure = load([{"id": 1, "note": "a\0b"}])
+    if warehouse.name == "postgres":
+        assert failure.startswith("orders, column note: found a text with a NUL character")
+        assert is_untouched(warehouse)
+    else:
+        assert not failure
+        assert rows(warehouse, "note") == [("a\0b",)]
+
+
+@pytest.mark.parametrize(
+    ("item", "keys"),
+    [
+        ({"orderId": 7, "order_id": 8}, ("'orderId'", "'order_id'")),
+        ({"名前": "Ann", "住所": "Rome"}, ("'名前'", "'住所'")),
+        ({"Tags": ["a"], "tags": ["b"]}, ("'Tags'", "'tags'")),
+        ({"createdBy": {"login": "a"}, "created_by": {"login": "b"}}, ("'createdBy.login'", "'created_by.login'")),
+        ({"a": {"b": [1]}, "a__b": [2]}, ("'a.b'", "'a__b'")),
+    ],
+)
+def test_two_keys_that_become_one_column_are_refused_by_name(
+    warehouse: Warehouse, item: dict[str, Any], keys: tuple[str, str]
+) -> None:
+    failure = load([{"id": 1}, {"id": 2, **item}])
+    assert failure.startswith("orders: the keys ")
+    assert all(key in failure for key in keys)
+    assert is_untouched(warehouse)
+
+
+def test_of_two_keys_the_one_that_is_not_empty_arrives(warehouse: Warehouse) -> None:
+    items = [
+        {"id": 1, "orderId": 7, "order_id": None, "Tags": ["a"], "tags": []},
+        {"id": 2, "orderId": 8, "order_id": 8, "Tags": [], "tags": ["b"]},
+        {"id": 3, "createdBy": {}, "created_by": {"login": "x"}},
+    ]
+    assert not load(items)
+    assert rows(warehouse, "id, order_id, created_by__login") == [(1, 7, None), (2, 8, None), (3, None, "x")]
+    assert rows(warehouse, "value", "orders__tags") == [("a",), ("b",)]
+
+
+def test_the_warehouse_knows_nothing_of_the_stricter_normalizer(warehouse: Warehouse) -> None:
+    for _ in range(2):
+        assert not load([{"id": 1, "amount": 7}, {"id": 2, "amount": "007"}])
+    stored = warehouse.rows("SELECT schema FROM raw_shop._dlt_version WHERE schema_name = 'shop'")
+    assert len(stored) == 1  # the second load has added no version
+    assert '"module":"dlt.common.normalizers.json.relational"' in stored[0][0]
+    assert "runtime" not in stored[0][0]
+
+
+def test_values_are_kept_where_dlt_normalizes_in_other_processes(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NORMALIZE__WORKERS", "2")
+    assert not load([{"id": 1, "amount": 7}, {"id": 2, "amount": "007"}])
+    assert rows(warehouse, "amount, amount__v_text") == [(7, None), (None, "007")]
