@@ -23,6 +23,8 @@ from dlt.common.normalizers.json.relational import DataItemNormalizer
 from dlt.common.schema import Schema, utils
 from dlt.common.time import ensure_datetime_in_tz
 from dlt.common.wei import Wei
+from dlt.extract.hints import HintsMeta
+from dlt.extract.items import TableNameMeta
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
@@ -280,11 +282,13 @@ class ItemCheck:
     def __init__(self, resource: DltResource, refuses_nul: bool) -> None:
         self._resource = resource
         self._nul = "\0" if refuses_nul else None
+        self._table: str  # of the item that is looked at
 
-    def __call__(self, item: Any) -> Any:
-        if type(item) is dict:
-            return item if are_sound(item.values(), self._nul) else self._check(item, ())
-        if type(item) in (str, int, float, list, Decimal):
+    def __call__(self, item: Any, meta: Any = None) -> Any:
+        if type(item) is dict and are_sound(item.values(), self._nul):
+            return item
+        self._table = self._table_of(item, meta)
+        if type(item) in (dict, str, int, float, list, Decimal):
             return self._check(item, ())
         if is_pandas_frame(item):
             from dlt.common.libs.pandas import pandas_to_arrow
@@ -293,7 +297,17 @@ class ItemCheck:
         if not (hasattr(item, "schema") and hasattr(item, "from_arrays")):  # no table or batch of Arrow
             return item
         schema = dlt.current.source_schema()
-        return fit(item, self._table_name(schema), schema, self._declared_columns(schema))
+        return fit(item, self._table, schema, self._declared_columns(schema))
+
+    def _table_of(self, item: Any, meta: Any) -> str:
+        name: Any = self._resource.table_name
+        if isinstance(meta, TableNameMeta):
+            name = meta.table_name
+        elif isinstance(meta, HintsMeta) and meta.create_table_variant:
+            name = meta.hints["table_name"]
+        elif callable(name):
+            name = name(item)
+        return dlt.current.source_schema().naming.normalize_tables_path(str(name))
 
     def _check(self, value: Any, path: tuple[Any, ...]) -> Any:
         match value:
@@ -317,37 +331,32 @@ class ItemCheck:
         schema = dlt.current.source_schema()
         table, name = self._place(path)
         known: Any = schema.tables.get(table, {}).get("columns", {})
-        column: dict[str, Any] = {**known.get(name, {})}
-        if ELEMENT not in path:
-            column |= self._declared_columns(schema).get(name, {})
+        declared = {} if ELEMENT in path else self._declared_columns(schema).get(name, {})
+        column = {**known.get(name, {}), **declared}
         kind = column.get("data_type")
         own = type_of(column if kind == "decimal" else {"data_type": "decimal"})
         if kind in ("text", "wei") or own.holds(needed := type_of_decimal(value)):
             return
         wide = as_column(own.widened(needed) or own)
-        is_free = kind in (None, "decimal") and not (
-            self._resource.schema_contract or schema.settings.get("schema_contract")
-        )
-        if is_free and type_of(wide).holds(needed) and (ELEMENT not in path or table in schema.tables):
+        is_said = declared or self._resource.schema_contract or schema.settings.get("schema_contract")
+        is_known = ELEMENT not in path or (table in schema.tables and not self._resource.nested_hints)
+        if kind in (None, "decimal") and is_known and not is_said and type_of(wide).holds(needed):
             partial: Any = {"name": table, "columns": {name: {"name": name, **wide}}}
             schema.update_table(partial)
             return
-        self._refuse(path, f"the number {value}, which no decimal column holds", "Yield it as text")
+        self._refuse(path, f"the number {value}, which its column cannot hold", "Declare more digits, or yield a text")
 
     def _place(self, path: tuple[Any, ...]) -> tuple[str, str]:
         """The table and the column that a value will be stored in."""
         schema = dlt.current.source_schema()
         naming = schema.naming
-        table, column = [self._table_name(schema)], list[str]()
+        table, column = [self._table], list[str]()
         for key in path:
             if key is ELEMENT:
                 table, column = [*table, *column], []
             else:
                 column.append(naming.normalize_identifier(str(key)))
         return naming.shorten_fragments(*table), naming.shorten_fragments(*(column or ["value"]))
-
-    def _table_name(self, schema: Schema) -> str:
-        return schema.naming.normalize_tables_path(str(self._resource.table_name))
 
     def _declared_columns(self, schema: Schema) -> Mapping[str, Any]:
         declared = self._resource.columns

@@ -226,6 +226,18 @@ def test_a_decimal_column_gets_the_places_that_its_values_have(warehouse: Wareho
     assert [amount for _, amount in rows(warehouse, "id, amount")] == amounts
 
 
+def test_a_declared_scale_is_not_exceeded(warehouse: Warehouse) -> None:
+    cents = {"amount": {"data_type": "decimal", "precision": 10, "scale": 2}}
+    assert load([{"id": 1, "amount": Decimal("1.234")}], columns=cents).startswith("orders, column amount: found the")
+    assert is_untouched(warehouse)
+
+
+def test_the_table_that_an_item_goes_to_is_the_one_that_counts(warehouse: Warehouse) -> None:
+    failure = load([{"id": 1, "kind": "refunds", "amount": float("nan")}], table_name=lambda item: item["kind"])
+    assert failure.startswith("refunds, column amount")
+    assert is_untouched(warehouse)
+
+
 def test_a_nul_is_kept_or_refused_by_name(warehouse: Warehouse) -> None:
     failure = load([{"id": 1, "note": "a\0b"}])
     if warehouse.name == "postgres":
