@@ -44,7 +44,7 @@ from fsspec import AbstractFileSystem
 from dlt_sources import settings
 from dlt_sources.columns import columns
 from dlt_sources.errors import PermanentSourceError, TransientSourceError
-from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns
+from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns, check_nul, check_values
 
 __all__ = ["filesystem_tables", "list_files"]
 
@@ -76,7 +76,9 @@ def list_files(tables: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def _resource(table: str, file_format: str, broken: dict[str, str], full_reload: bool) -> DltResource:
     def rows() -> Iterator[Any]:
         state = dlt.current.resource_state()
-        is_first = "files" not in state
+        is_first, has_rows = "files" not in state, False
+        destination = dlt.current.pipeline().destination
+        for_postgres = destination is not None and destination.destination_type.endswith("postgres")
         loaded: dict[str, str] = state.get("files", {})
         items = {item["relative_path"]: item for item in _files(table, file_format)}
         # Removed files are dropped from the state, so that it does not grow for ever.
@@ -92,10 +94,14 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                         continue
                     # Read to the end before the first row is passed on, so that no row of a broken file is loaded.
                     count = 0
+                    if for_postgres:
+                        check_nul(copy, file_format)
                     for batch in READERS[file_format](copy):
                         count += len(batch)
                         if isinstance(batch, pa.RecordBatch):
                             check_columns(batch.schema, table, reserved=_COLUMNS)
+                            check_values(batch, for_postgres)
+                    has_rows = has_rows or count > 0
                     copy.seek(0)
                     if path in loaded and not count:
                         yield _emptied(path, file_format)
@@ -105,8 +111,11 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                 logger.error(f"{path} is broken and was left out: {error}")
             else:
                 state["files"][path] = _version(item)
-        if is_first:  # the table is created even if no file has arrived yet
-            yield dlt.mark.materialize_table_schema()
+        if is_first and not has_rows:  # the table is created even if no row has arrived yet
+            # dlt cannot load a Parquet file without rows into Postgres, and has columns in an empty table that Arrow
+            # rows lack.
+            empty = dlt.mark.materialize_table_schema() if file_format == "jsonl" else _EMPTY
+            yield dlt.mark.with_hints(empty, dlt.mark.make_hints(file_format="preferred"))
 
     rows.__doc__ = f"Rows of all files `{table}/*.{file_format}` that have arrived and are not broken."
     return dlt.resource(
@@ -145,8 +154,7 @@ def _with_file(batches: Iterator[Rows], item: FileItemDict) -> Iterator[Rows]:
 def _emptied(path: str, file_format: str) -> Rows:
     """A row that is not loaded but deletes all rows of its file, in which there may be none any more."""
     rows = [{"_file": path, "_file_row": 0, "_file_emptied": True}]
-    schema = pa.schema([*_ORIGIN, pa.field("_file_emptied", pa.bool_())])
-    return rows if file_format == "jsonl" else pa.RecordBatch.from_pylist(rows, schema)
+    return rows if file_format == "jsonl" else pa.RecordBatch.from_pylist(rows, _EMPTY.schema)
 
 
 def _files(table: str, file_format: str) -> list[FileItemDict]:
@@ -252,6 +260,7 @@ _ORIGIN = (
     pa.field("_file_modified_at", pa.timestamp("us", "UTC")),
     pa.field("_file_row", pa.int64()),
 )
+_EMPTY = pa.RecordBatch.from_pylist([], pa.schema([*_ORIGIN, pa.field("_file_emptied", pa.bool_())]))
 _COLUMNS = columns(
     _file=("text", "File that the row was read from: its path below the folder or bucket."),
     _file_modified_at=("timestamp", "Modification date of the file when it was loaded (UTC)."),

@@ -9,6 +9,7 @@ from typing import IO, Any, TypeAlias
 
 import dlt
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from dlt.common import json
@@ -21,6 +22,8 @@ ROWS_AT_A_TIME = 10_000
 ROW_BYTES = 32 * 1024 * 1024  # maximum of a CSV row: pyarrow reads in blocks, and a row must fit into one
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MANY_DIGITS = re.compile(rb"\d[\d.]{16}")  # what a double may not hold
+NUL = {"csv": re.compile(rb"\0"), "jsonl": re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")}
+POSTGRES_COLUMNS = 1_590  # its limit of 1,600, and the columns that dlt and this source add
 csv.field_size_limit(ROW_BYTES)  # for the whole process; Python's default of 131,072 is too small for long texts
 
 
@@ -167,5 +170,29 @@ def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> No
             raise BrokenFile(f"the columns {names[normalized]} and {name} would both become {normalized}")
         names[normalized] = name
         old, new = known.get(normalized, {}).get("data_type"), column.get("data_type")
-        if old and new and old != new:
+        if old and new and old != new and (old, new) != ("decimal", "bigint"):
             raise BrokenFile(f"the column {name} is {new} here but {old} in the table")
+
+
+def check_nul(file: IO[bytes], file_format: str) -> None:
+    """Raises for a NUL character in a text, which Postgres cannot store. For a Parquet file, `check_values` does."""
+    if nul := NUL.get(file_format):
+        for number, line in enumerate(file, start=1):
+            if nul.search(line):
+                raise BrokenFile(f"line {number}: a NUL character, which Postgres cannot store")
+        file.seek(0)
+
+
+def check_values(batch: pa.RecordBatch, for_postgres: bool) -> None:
+    """Raises for nanoseconds, which dlt's files do not have, and for what Postgres cannot store."""
+    if for_postgres and batch.num_columns > POSTGRES_COLUMNS:
+        raise BrokenFile(f"{batch.num_columns} columns, but Postgres stores {POSTGRES_COLUMNS} at most")
+    for field, values in zip(batch.schema, batch.columns, strict=True):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            try:
+                values.cast(pa.timestamp("us", field.type.tz))
+            except pa.ArrowInvalid as error:
+                raise BrokenFile(f"the column {field.name} has nanoseconds, dlt stores microseconds") from error
+        is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        if for_postgres and is_text and pa.compute.any(pa.compute.match_substring(values, "\0")).as_py():
+            raise BrokenFile(f"the column {field.name} has a NUL character, which Postgres cannot store")

@@ -159,6 +159,39 @@ def test_every_warehouse_gets_and_replaces_the_same_rows(folder: Folder, any_war
     assert any_warehouse.value("SELECT count(*) FROM clicks__tags") == 0
 
 
+def test_a_table_is_created_before_it_has_rows(folder: Folder, any_warehouse: SourceWarehouse) -> None:
+    folder.write("orders/a.csv", "id,note\n")
+    any_warehouse.load(folder.source())
+    assert [any_warehouse.value(f"SELECT count(*) FROM {table}") for table in TABLES] == [0, 0, 0]
+    folder.write("orders/b.csv", 'id,note\n1,""\n')
+    any_warehouse.load(folder.source())
+    assert any_warehouse.rows("SELECT id, note FROM orders") == [("1", "")]
+
+
+def test_a_file_that_the_warehouse_cannot_store_is_broken(folder: Folder, any_warehouse: SourceWarehouse) -> None:
+    wide = ",".join(f"c{number}" for number in range(1_600))
+    folder.fill("sound", 2)
+    folder.write("orders/nul.csv", b"id,note\n1,a\0b\n")
+    folder.write("orders/wide.csv", f"{wide}\n{wide}\n")
+    folder.write("clicks/nul.jsonl", '{"id": 8}\n{"id": 9, "note": "a\\u0000b", "path": "\\\\u0000"}\n')
+    folder.write("stock/nul.parquet", parquet(id=[9], note=["a\0b"]))
+    folder.write("stock/ns.parquet", parquet(at=pa.array([1767225600123456789], pa.timestamp("ns"))))
+    nanoseconds = {"stock/ns.parquet": "the column at has nanoseconds, dlt stores microseconds"}
+    nul = "a NUL character, which Postgres cannot store"
+    loaded = load(any_warehouse, folder.source())
+    if any_warehouse.postgres:
+        assert folder.broken == nanoseconds | {
+            "orders/nul.csv": f"line 2: {nul}",
+            "orders/wide.csv": "1600 columns, but Postgres stores 1590 at most",
+            "clicks/nul.jsonl": f"line 2: {nul}",
+            "stock/nul.parquet": f"the column note has {nul}",
+        }
+        assert loaded == dict.fromkeys(TABLES, 2)
+    else:
+        assert folder.broken == nanoseconds
+        assert loaded == {"orders": 4, "clicks": 4, "stock": 3}
+
+
 def test_files_of_any_length_are_loaded(folder: Folder, warehouse: SourceWarehouse) -> None:
     lengths = {
         f"{kind}_{count}": (kind, count) for kind in TABLES.values() for count in (0, 1, 100, 101, 10_000, 20_001)
