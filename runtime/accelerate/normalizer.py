@@ -23,6 +23,7 @@ from dlt.normalize.items_normalizers import JsonLItemsNormalizer
 
 from runtime.accelerate.parquet import ColumnBatch
 from runtime.accelerate.plans import ChildTable, Coerce, FallbackToDlt, Flatten, Keep, Nest, Plan, RowPath, Skip
+from runtime.load.values import DataItemNormalizer as StrictNormalizer
 
 SLICE = 250  # items. More do not save time, and when one is not covered, what was planned after it is thrown away
 FIRST_SLICE = 25
@@ -69,7 +70,8 @@ class ColumnarNormalizer(JsonLItemsNormalizer):
     def _is_plannable(self) -> bool:
         """Whether dlt neither filters rows or columns nor uses another normalizer than its own."""
         filtered = self._filtered_tables or self._filtered_tables_columns or self.schema._compiled_excludes
-        return not filtered and type(self.schema.data_item_normalizer) is DataItemNormalizer
+        normalizer = type(self.schema.data_item_normalizer)
+        return not filtered and normalizer in (DataItemNormalizer, StrictNormalizer)
 
     def _plan(self, root_table_name: str) -> Plan | None:
         try:

@@ -12,7 +12,6 @@ from typing import Any
 
 import dlt
 from dagster import OpExecutionContext
-from dlt.common.configuration.container import Container
 from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
@@ -25,7 +24,7 @@ from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.retries import ERRORS, disk_is_full, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
-from runtime.load.values import StrictValues
+from runtime.load.values import strict_values
 
 
 class LoadFailed(TerminalException):
@@ -65,7 +64,7 @@ class RunPipeline(dlt.Pipeline):
                 check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
 
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
-        with Container().injectable_context(StrictValues()):
+        with strict_values(self):
             return super().normalize(*args, **kwargs)
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:

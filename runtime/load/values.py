@@ -9,18 +9,21 @@ import base64
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, ClassVar, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import dlt
-from dlt.common.configuration.specs.base_configuration import ContainerInjectableContext
-from dlt.common.data_types.type_helpers import coerce_value, py_type_to_sc_type
+from dlt.common import json
+from dlt.common.data_types.type_helpers import coerce_value
 from dlt.common.data_types.typing import TDataType
 from dlt.common.exceptions import TerminalValueError
 from dlt.common.libs import is_pandas_frame
-from dlt.common.normalizers.json.relational import DataItemNormalizer
-from dlt.common.schema import Schema, utils
+from dlt.common.normalizers.json import relational
+from dlt.common.schema import Schema
+from dlt.common.storages.load_package import PackageStorage
 from dlt.common.time import ensure_datetime_in_tz
 from dlt.common.wei import Wei
 from dlt.extract.hints import HintsMeta
@@ -135,37 +138,59 @@ def coerce(to_type: TDataType, from_type: TDataType, value: Any) -> Any:
     return coerced
 
 
-def _coerce_type(self: DataItemNormalizer, to_type: TDataType, from_type: TDataType, value: Any) -> Any:
-    """As dlt's method, which makes a column of the value's type where this raises ValueError."""
-    return coerce(to_type, from_type, value)
-
-
-def _autodetect_sc_type(detection_fs: Any, t: type[Any], v: Any) -> TDataType | None:
-    """As dlt's function, which makes a timestamp of a text, if the value can become that."""
-    detected: TDataType | None = _dlt_autodetect_sc_type(detection_fs, t, v)
-    try:
-        if detected:
-            coerce(detected, py_type_to_sc_type(t), v)
-    except ValueError:
-        return None
-    return detected
-
-
 # ---- keys that become one column ----
 
 Row = dict[str, Any]
 Lists = dict[tuple[str, ...], Sequence[Any]]
 
 
-def _flatten(self: DataItemNormalizer, table: str, dict_row: Row, _r_lvl: int) -> tuple[Row, Lists]:
-    """As dlt's method. Raises ValueRefused if two keys with different values become one column or child table."""
-    row, lists = _dlt_flatten(self, table, dict_row, _r_lvl)
-    arrived = len(row) + len(lists)
-    if arrived < _count_keys(dict_row, set()):  # or objects are stored as JSON
-        meet = arrived < _count_keys(dict_row, {id(value) for value in row.values() if type(value) is dict})
-    else:
-        meet = len(lists) > 1 and len({self._shorten_fragments(*path) for path in lists}) < len(lists)
-    return _keep_what_is_not_empty(self, table, dict_row, _r_lvl) if meet else (row, lists)
+class DataItemNormalizer(relational.DataItemNormalizer):
+    """dlt's normalizer, which neither changes values nor drops them. dlt finds it in a module by this name."""
+
+    def coerce_type(self, to_type: TDataType, from_type: TDataType, value: Any) -> Any:
+        """Raises ValueError also where a coercion cannot be undone. dlt then makes a column of the value's own type."""
+        return coerce(to_type, from_type, value)
+
+    def _flatten(self, table: str, dict_row: Row, _r_lvl: int) -> tuple[Row, Lists]:
+        """Raises ValueRefused if two keys with different values become one column or child table."""
+        row, lists = super()._flatten(table, dict_row, _r_lvl)
+        arrived = len(row) + len(lists)
+        if arrived < _count_keys(dict_row, set()):  # or objects are stored as JSON
+            meet = arrived < _count_keys(dict_row, {id(value) for value in row.values() if type(value) is dict})
+        else:
+            meet = len(lists) > 1 and len({self._shorten_fragments(*path) for path in lists}) < len(lists)
+        return _keep_what_is_not_empty(self, table, dict_row, _r_lvl) if meet else (row, lists)
+
+
+@contextmanager
+def strict_values(pipeline: dlt.Pipeline) -> Iterator[None]:
+    """Within it, a pipeline normalizes with this module's `DataItemNormalizer`.
+
+    dlt takes the module's name from the schema and stores it with that. So the name is set back before the schema
+    reaches the warehouse: whoever reads it there does not need this module.
+    """
+    for schema in pipeline.schemas.values():
+        _replace_module(schema, relational.__name__, __name__)
+    try:
+        yield
+    finally:
+        for schema in list(pipeline.schemas.values()):
+            if _replace_module(schema, __name__, relational.__name__):
+                pipeline.schemas.save_schema(schema)
+        for load_id in pipeline.list_normalized_load_packages():
+            package = pipeline.get_load_package_info(load_id)
+            if _replace_module(package.schema, __name__, relational.__name__):
+                file = Path(package.package_path) / PackageStorage.SCHEMA_FILE_NAME
+                file.write_text(json.dumps(package.schema.to_dict()), encoding="utf-8")
+
+
+def _replace_module(schema: Schema, old: str, new: str) -> bool:
+    """Replaces the name of the normalizer's module. Returns false if the schema has another one."""
+    settings = schema._normalizers_config["json"]
+    if settings["module"] != old:
+        return False
+    settings["module"] = new
+    return True
 
 
 def _count_keys(one: Row, kept: set[int]) -> int:
@@ -220,19 +245,6 @@ def _leaves(
 
 def _is_empty(value: Any) -> bool:
     return value is None or value == [] or value == {}
-
-
-_dlt_autodetect_sc_type, _dlt_flatten = utils.autodetect_sc_type, DataItemNormalizer._flatten
-# Not as a normalizer of our own: dlt would store its module's name in each schema, and with it in the warehouse.
-DataItemNormalizer.coerce_type = _coerce_type  # type: ignore[method-assign]
-DataItemNormalizer._flatten = _flatten  # type: ignore[method-assign]
-utils.autodetect_sc_type = _autodetect_sc_type  # type: ignore[assignment]
-
-
-class StrictValues(ContainerInjectableContext):
-    """Where dlt normalizes in processes of their own (NORMALIZE__WORKERS), it has them import this module."""
-
-    worker_affinity: ClassVar[bool] = True
 
 
 # ---- values that no column can hold ----

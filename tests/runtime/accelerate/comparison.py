@@ -1,7 +1,4 @@
-"""Normalizes what a pipeline has extracted twice, by dlt and accelerated, and compares everything that comes of it.
-
-In both cases with the coercions of `runtime.load.values`, as in a load.
-"""
+"""Normalizes what a pipeline has extracted twice, by dlt and accelerated, and compares everything that comes of it."""
 
 import re
 import shutil
@@ -18,10 +15,6 @@ from dlt.common import json
 from dlt.normalize import normalize, worker
 from dlt.normalize.exceptions import NormalizeJobFailed
 from dlt.normalize.items_normalizers import JsonLItemsNormalizer
-
-from runtime.load import values
-
-assert values  # imported for what it changes in dlt
 
 ID = re.compile(r"(?<![\w+/-])[\w+/-]{14}(?![\w+/-])", re.ASCII)  # as dlt makes them
 

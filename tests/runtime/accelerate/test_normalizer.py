@@ -3,6 +3,7 @@
 import math
 import os
 import string
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.accelerate.normalizer import ColumnarNormalizer, Pace
+from runtime.load.values import strict_values
 from tests.runtime.accelerate.comparison import Outcome, compared
 
 # ---- any items ----
@@ -151,6 +153,7 @@ class Settings:
     supports_zones: bool
     slice: int
     page: int
+    strict: bool  # as in a load, or as dlt does it
 
 
 SETTINGS = st.builds(
@@ -163,6 +166,7 @@ SETTINGS = st.builds(
     supports_zones=st.sampled_from([True, True, True, False]),
     slice=st.sampled_from([1, 3, 25]),
     page=st.sampled_from([1, 7, 100]),
+    strict=st.booleans(),
 )
 
 STRESS = os.environ.get("HYPOTHESIS_PROFILE") == "stress"
@@ -215,7 +219,8 @@ def outcomes(loads: list[list[Any]], setting: Settings, **hints: Any) -> list[tu
             pages = [items[n : n + setting.page] for n in range(0, len(items), setting.page)]
             try:
                 pipeline.extract(dlt.resource(pages, name="things", **hints))
-                pipeline.normalize()
+                with strict_values(pipeline) if setting.strict else nullcontext():
+                    pipeline.normalize()
             except PipelineStepFailed:  # of normalizing, it is in the outcomes
                 pipeline.abort_packages()
         return found
@@ -223,7 +228,7 @@ def outcomes(loads: list[list[Any]], setting: Settings, **hints: Any) -> list[tu
 
 # ---- chosen items ----
 
-DEFAULT = Settings("parquet", 5000, 5000, None, "snake_case", True, slice=25, page=100)
+DEFAULT = Settings("parquet", 5000, 5000, None, "snake_case", True, slice=25, page=100, strict=True)
 ALIKE = [
     {
         "number": n,
