@@ -132,6 +132,9 @@ def fit(item: Any, table: str, schema: Schema, declared: Mapping[str, Any]) -> A
                 partial: Any = {"name": table, "columns": {name: {"name": name, **column}}}
                 schema.update_table(partial)
             break
+        said, found = declared.get(name, {}), type_in_file(fields[number].type)
+        if said.get("data_type") and (type_of(said).kind, found.kind) in CASTS and not type_of(said).holds(found):
+            raise _refusal(table, name, str(field.type), str(said["data_type"]))
         if getattr(fields[number].type, "unit", "") == "ns":  # dlt's files have microseconds
             raise _refusal(table, name, str(field.type), "microseconds")
     return type(item).from_arrays(arrays, schema=pa.schema(fields, metadata=item.schema.metadata))

@@ -171,6 +171,12 @@ def test_what_no_column_holds_together_is_refused_by_name(warehouse: Warehouse, 
     assert rows(warehouse, "id, amount") == before
 
 
+def test_a_time_where_a_date_is_declared_is_refused_by_name(warehouse: Warehouse) -> None:
+    at_noon = pa.table({"id": [1], "day": pa.array([MOMENT], pa.timestamp("us", "UTC"))})
+    assert load([at_noon], columns={"day": {"data_type": "date"}}).startswith("orders, column day: the source sends")
+    assert is_untouched(warehouse)
+
+
 def test_nanoseconds_are_refused_by_name(warehouse: Warehouse) -> None:
     failure = load([pa.table({"id": [1], "at": pa.array([1767225600123456789], pa.timestamp("ns", "UTC"))})])
     assert failure.startswith("orders, column at: ")
