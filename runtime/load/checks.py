@@ -6,13 +6,15 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import dlt
+from dlt.common import json
+from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TTableSchema
 from dlt.common.schema.utils import get_columns_names_with_prop
 
 from runtime.load.assets import pipeline_of, resource_names, source_of
-from runtime.load.locks import duckdb_file_lock
+from runtime.load.locks import destination_client, duckdb_file_lock
 from runtime.load.metadata import tables_of
 from runtime.load.retries import CHECK_RETRIES
 from runtime.load.warehouse import query_int
@@ -130,8 +132,10 @@ def stored_tables(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, Mapping[s
     """
     pipeline = pipeline_of(assets)
     schema = Schema(source_of(assets).schema.name)
-    with suppress(DestinationUndefinedEntity), duckdb_file_lock(pipeline):  # nothing has been loaded yet
-        schema = pipeline.dataset(schema=schema.name).schema
+    # Not `pipeline.dataset()`, which prefers what this process has loaded. Nothing may have been loaded yet.
+    with suppress(DestinationUndefinedEntity), duckdb_file_lock(pipeline), destination_client(pipeline) as client:
+        stored = client.get_stored_schema(schema.name) if isinstance(client, WithStateSync) else None
+        schema = Schema.from_stored_schema(json.loads(stored.schema)) if stored else schema
     return {key: tables_of(resource, schema) for key, resource in resource_names(assets).items()}
 
 

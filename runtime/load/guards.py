@@ -12,14 +12,14 @@ from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
 from dlt.common.schema.utils import get_merge_strategy
-from dlt.extract.exceptions import DataItemRequiredForDynamicTableHints
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 from dlt.pipeline.state_sync import load_pipeline_state_from_destination
 
 from runtime.load.assets import dlt_objects
+from runtime.load.cursors import columns_with, disposition_of, incrementals
 from runtime.load.locks import destination_client
-from runtime.load.partitions import incrementals, partition_label, time_window
+from runtime.load.partitions import partition_label, time_window
 from runtime.load.retries import nothing_loaded_tag
 
 RETRY_NUMBER_TAG = "dagster/retry_number"
@@ -156,10 +156,11 @@ def _check_other_partitions(partition: str, source: DltSource, arguments: Mappin
             f'rows of {partition}. Give it a primary key and write_disposition="merge", or move it to assets without '
             "partitions."
         )
+    merged = [source.resources[name] for name in _with_disposition("merge", source, arguments)]
     scd2 = [
-        name
-        for name in _with_disposition("merge", source, arguments)
-        if _strategy(source.resources[name], arguments) == "scd2" and not _has_hint(source.resources[name], "merge_key")
+        resource.name
+        for resource in merged
+        if _strategy(resource, arguments) == "scd2" and not columns_with(resource, "merge_key")
     ]
     if scd2:
         raise _failure(
@@ -182,16 +183,7 @@ def _appended(source: DltSource, arguments: Mapping[str, Any]) -> list[str]:
 
 def _has_key(resource: DltResource, arguments: Mapping[str, Any]) -> bool:
     given = arguments.get("primary_key") or _strategy(resource, arguments) == "scd2"
-    return bool(given) or _has_hint(resource, "primary_key") or _has_hint(resource, "merge_key")
-
-
-def _has_hint(resource: DltResource, hint: str) -> bool:
-    """Whether a column has the hint. Hints that are functions of the rows count."""
-    try:
-        columns = resource.compute_table_schema()["columns"].values()
-    except DataItemRequiredForDynamicTableHints:
-        return True
-    return any(column.get(hint) for column in columns)
+    return bool(given or columns_with(resource, "primary_key") or columns_with(resource, "merge_key"))
 
 
 def _strategy(resource: DltResource, arguments: Mapping[str, Any]) -> Any:
@@ -202,15 +194,9 @@ def _strategy(resource: DltResource, arguments: Mapping[str, Any]) -> Any:
 def _with_disposition(disposition: str, source: DltSource, arguments: Mapping[str, Any]) -> list[str]:
     """The names of the selected resources with this write disposition."""
     chosen = arguments.get("write_disposition")
-    return [
-        resource.name
-        for resource in source.selected_resources.values()
-        if _disposition_name(chosen or resource.write_disposition) == disposition
-    ]
-
-
-def _disposition_name(disposition: Any) -> Any:
-    return disposition.get("disposition") if isinstance(disposition, dict) else disposition
+    name = chosen.get("disposition") if isinstance(chosen, dict) else chosen
+    selected = source.selected_resources.values()
+    return [resource.name for resource in selected if (name or disposition_of(resource)) == disposition]
 
 
 def _failure(sentence: str) -> Failure:

@@ -1,10 +1,7 @@
 """What a run's partition means to dlt: a time window is an interval; a name has cursors of its own."""
 
-import inspect
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date
-from typing import Any, get_args
+from typing import Any
 
 from dagster import (
     MultiPartitionKey,
@@ -14,10 +11,10 @@ from dagster import (
     TimeWindowPartitionsDefinition,
 )
 from dlt.common.configuration.container import Container
-from dlt.extract.incremental import Incremental, IncrementalResourceWrapper
 from dlt.extract.incremental.context import TimeIntervalContext
-from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
+
+from runtime.load.cursors import incrementals, reads_window
 
 
 def time_interval(context: OpExecutionContext, source: DltSource) -> AbstractContextManager[Any]:
@@ -43,20 +40,6 @@ def time_window(context: OpExecutionContext) -> TimeWindow | None:
     return context.partition_time_window
 
 
-def reads_window(incremental: Incremental[Any]) -> bool:
-    """Whether a cursor reads the run's time window in place of what is new.
-
-    It does if its values are certainly times, and if it has no window of its own: no `end_value`, `lag` or
-    `last_value_func`. `allow_external_schedulers` on the cursor decides for it, for example if seconds since 1970 are
-    integers.
-    """
-    if incremental.allow_external_schedulers is not None:
-        return bool(incremental.allow_external_schedulers)
-    value_type = incremental.get_incremental_value_type()
-    is_time = isinstance(value_type, type) and issubclass(value_type, date)  # datetime is a subclass
-    return is_time and incremental.end_value is None and not incremental.lag and incremental.last_value_func is max
-
-
 def needs_pipeline_alone(context: OpExecutionContext, source: DltSource) -> bool:
     """Whether a run of time windows must not load beside any other run of the pipeline.
 
@@ -67,31 +50,6 @@ def needs_pipeline_alone(context: OpExecutionContext, source: DltSource) -> bool
     if context.partition_key_range.start != context.partition_key_range.end:
         return True
     return any(not reads_window(found) and found.end_value is None for _, found in incrementals(source))
-
-
-def incrementals(source: DltSource) -> Iterator[tuple[DltResource, Incremental[Any]]]:
-    """The cursors of the selected resources and of what these read from, as far as they are known before extraction."""
-    for resource in source.resources.extracted:
-        if found := _incremental(resource):
-            yield resource, found
-
-
-def _incremental(resource: DltResource) -> Incremental[Any] | None:
-    step = resource.incremental
-    if not isinstance(step, IncrementalResourceWrapper):
-        return step
-    function: Any = resource._pipe.gen
-    parameter = IncrementalResourceWrapper.get_incremental_arg(inspect.signature(inspect.unwrap(function)))
-    if step.incremental or parameter is None:
-        return step.incremental
-    given = (resource.explicit_args or {}).get(parameter.name) if resource.args_bound else None
-    found = [one.copy() for one in (parameter.default, given) if isinstance(one, Incremental)]
-    if not found:
-        return None
-    incremental = found[0] if len(found) == 1 else found[0].merge(found[1])
-    if get_args(parameter.annotation) and not hasattr(incremental, "__orig_class__"):
-        setattr(incremental, "__orig_class__", parameter.annotation)  # noqa: B010  # as dlt does: the type of its values
-    return incremental
 
 
 def partition_label(context: OpExecutionContext) -> str:

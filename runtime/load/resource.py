@@ -19,6 +19,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
 from runtime.load.columns import ColumnRefused
+from runtime.load.cursors import keep_updates_at_the_cursor
 from runtime.load.directories import data_directory
 from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
@@ -123,6 +124,7 @@ class IsolatedDltResource(DagsterDltResource):
         )
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
+        keep_updates_at_the_cursor(source)
         with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op, source):
             check_values(source, pipeline)
             if isinstance(pipeline.collector, NullCollector):

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -23,8 +24,10 @@ from dlt.common.exceptions import TerminalValueError
 from dlt.common.libs import is_pandas_frame
 from dlt.common.normalizers.json import relational
 from dlt.common.schema import Schema
+from dlt.common.schema.detections import is_iso_timestamp
 from dlt.common.storages.load_package import PackageStorage
 from dlt.common.time import ensure_datetime_in_tz
+from dlt.common.typing import VARIANT_FIELD_FORMAT
 from dlt.common.wei import Wei
 from dlt.extract.hints import HintsMeta
 from dlt.extract.items import TableNameMeta
@@ -35,6 +38,7 @@ from runtime.load.columns import ColumnType, as_column, fit, type_of
 
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of a bigint
 BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}0*[1-9]")
+MICROSECONDS = "2026-01-31T12:00:00.123456"
 OFFSET = re.compile(r"[+-]\d\d:?\d\d$")
 DAY_SECONDS = 86_400
 ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
@@ -144,22 +148,39 @@ Row = dict[str, Any]
 Lists = dict[tuple[str, ...], Sequence[Any]]
 
 
+@dataclass(frozen=True)
+class NoTimestamp:
+    """A text that a timestamp would cut. dlt would take it for one again in the column that it makes for texts."""
+
+    text: str
+
+
 class DataItemNormalizer(relational.DataItemNormalizer):
     """dlt's normalizer, which neither changes values nor drops them. dlt finds it in a module by this name."""
 
+    def py_type_to_sc_type(self, t: type[Any]) -> TDataType:
+        return "text" if t is NoTimestamp else super().py_type_to_sc_type(t)
+
     def coerce_type(self, to_type: TDataType, from_type: TDataType, value: Any) -> Any:
         """Raises ValueError also where a coercion cannot be undone. dlt then makes a column of the value's own type."""
-        return coerce(to_type, from_type, value)
+        return value.text if type(value) is NoTimestamp else coerce(to_type, from_type, value)
 
     def _flatten(self, table: str, dict_row: Row, _r_lvl: int) -> tuple[Row, Lists]:
         """Raises ValueRefused if two keys with different values become one column or child table."""
         row, lists = super()._flatten(table, dict_row, _r_lvl)
+        for name in [name for name, value in row.items() if type(value) is str and len(value) > len(MICROSECONDS)]:
+            if BEYOND_MICROSECONDS.search(row[name]) and self._becomes_timestamp(table, name, row[name]):
+                row[self.naming.shorten_fragments(name, VARIANT_FIELD_FORMAT % "text")] = NoTimestamp(row.pop(name))
         arrived = len(row) + len(lists)
         if arrived < _count_keys(dict_row, set()):  # or objects are stored as JSON
             meet = arrived < _count_keys(dict_row, {id(value) for value in row.values() if type(value) is dict})
         else:
             meet = len(lists) > 1 and len({self._shorten_fragments(*path) for path in lists}) < len(lists)
         return _keep_what_is_not_empty(self, table, dict_row, _r_lvl) if meet else (row, lists)
+
+    def _becomes_timestamp(self, table: str, column: str, value: str) -> bool:
+        known: Any = self.schema.tables.get(table, {}).get("columns", {}).get(column, {})
+        return known.get("data_type") == "timestamp" or (not known and is_iso_timestamp(str, value) is not None)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
-from runtime.load.values import CAN_BE_UNDONE
+from runtime.load.values import CAN_BE_UNDONE, coerce
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 
@@ -92,7 +92,6 @@ def test_a_value_that_its_column_would_change_is_kept_beside_it(
 )
 def test_only_a_coercion_that_can_be_undone_is_made(to_type: Any, from_type: Any, kept: Any, changed: Any) -> None:
     assert (to_type, from_type) in CAN_BE_UNDONE
-    coerce = dlt.Schema("any").data_item_normalizer.coerce_type
     coerce(to_type, from_type, kept)
     with pytest.raises(ValueError):  # noqa: PT011  # what dlt catches to make a column of another type
         coerce(to_type, from_type, changed)
@@ -299,3 +298,13 @@ def test_values_are_kept_where_dlt_normalizes_in_other_processes(
     monkeypatch.setenv("NORMALIZE__WORKERS", "2")
     assert not load([{"id": 1, "amount": 7}, {"id": 2, "amount": "007"}])
     assert rows(warehouse, "amount, amount__v_text") == [(7, None), (None, "007")]
+
+
+def test_the_stored_schema_names_dlts_normalizer_and_stays_the_same(warehouse: Warehouse) -> None:
+    for _ in range(2):
+        assert not load([{"id": 1, "amount": 7}])
+    [(versions, schema)] = rows(warehouse, "count(*) AS n, min(schema)", "_dlt_version")
+
+    assert versions == 1
+    assert "dlt.common.normalizers.json.relational" in schema
+    assert "runtime" not in schema
