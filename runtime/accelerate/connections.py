@@ -1,7 +1,7 @@
 """Keeps the connections to Dagster's Postgres. Dagster opens one for each query."""
 
 import os
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as db
@@ -20,14 +20,18 @@ def install() -> None:
 def _create_pg_engine(postgres_url: str, token_provider: Any = None, **options: Any) -> db.Engine:
     if token_provider or options.get("poolclass") is not db.NullPool:
         return create_pg_engine(postgres_url, token_provider, **options)
-    return _engine(postgres_url, os.getpid())
+    return _engine(postgres_url)
 
 
 @cache
-def _engine(url: str, pid: int) -> db.Engine:
-    """One engine per process, because a fork must not use its parent's connections.
+def _engine(url: str) -> db.Engine:
+    """One engine per database.
 
     A connection is tested before it is used again, as Postgres may have restarted. There are as many as threads need
-    at the same time; up to five stay open.
+    at the same time; up to five stay open. A fork leaves its parent's connections alone and opens its own.
     """
-    return db.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_use_lifo=True, max_overflow=-1)
+    engine = db.create_engine(
+        url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_use_lifo=True, max_overflow=-1
+    )
+    os.register_at_fork(after_in_child=partial(engine.dispose, close=False))
+    return engine

@@ -7,12 +7,15 @@ import json
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import synchronize
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
 from typing import Any, ClassVar
 
@@ -53,8 +56,43 @@ class TerminationEvent(synchronize.Event):
         return reached
 
 
+class RunProcess:
+    """The process of a run. It is alive until it has ended, also if the process that it was forked from has died.
+
+    `multiprocessing` then loses sight of it, and Dagster would restart a run that goes on.
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+        self._pidfd: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+    def start(self) -> None:
+        self._process.start()
+        with suppress(OSError, AttributeError):  # it has ended, or this is not Linux
+            self._pidfd = os.pidfd_open(self._process.pid or -1)
+
+    def is_alive(self) -> bool:
+        if self._process.is_alive():
+            return True
+        if self._pidfd is not None and not _is_readable(self._pidfd):
+            return True
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+        return False
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class RunContext:
-    """A context of `multiprocessing` whose events are `TerminationEvent`s."""
+    """A context of `multiprocessing` whose events are `TerminationEvent`s, and its processes `RunProcess`es."""
 
     def __init__(self, context: BaseContext) -> None:
         self._context = context
@@ -64,6 +102,9 @@ class RunContext:
 
     def Event(self) -> TerminationEvent:  # as `multiprocessing` calls it
         return TerminationEvent(ctx=self._context)
+
+    def Process(self, *args: Any, **kwargs: Any) -> RunProcess:
+        return RunProcess(self._context.Process(*args, **kwargs))  # type: ignore[attr-defined]  # each context has it
 
 
 class LocationServer(DagsterApiServer):
@@ -78,6 +119,11 @@ class LocationServer(DagsterApiServer):
         # Dagster ends at once on SIGTERM, and its runs with it. This server takes no new runs and ends after the last
         # one, unless Docker's `stop_grace_period` ends first.
         signal.signal(signal.SIGTERM, lambda *_: self._shutdown_once_executions_finish_event.set())
+
+    def _clear_run(self, run_id: str) -> None:
+        """Forgets a run. Two threads do so if its process dies as it starts, and in Dagster the second one fails."""
+        for known in (self._executions, self._termination_events, self._termination_times):
+            known.pop(run_id, None)
 
     def _check_for_orphaned_runs(self) -> None:
         """Reports run processes that died. Called in a thread that would end for good at the first exception."""

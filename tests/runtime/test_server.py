@@ -1,15 +1,20 @@
 """What a code location's server rests on. How its runs live and die is in `tests/stack`."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from runtime.instance.server import RunContext
 
 Serving = health_pb2.HealthCheckResponse
 
@@ -63,3 +68,34 @@ run.start(), run.join()
 
     assert folder.name.startswith("dlt-import-")
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="not on Linux")
+def test_a_run_lives_on_when_the_process_that_it_was_forked_from_dies(tmp_path: Path) -> None:
+    context = RunContext(get_context("forkserver"))
+    process = context.Process(target=wait_for_file, args=(str(tmp_path / "end"),))
+    process.start()
+    parent = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(parent), signal.SIGKILL)
+    time.sleep(0.5)
+
+    assert process.is_alive()
+    (tmp_path / "end").touch()
+    until(lambda: not process.is_alive())
+
+
+def test_a_run_that_has_ended_is_not_alive() -> None:
+    process = RunContext(get_context("forkserver")).Process(target=os.getpid)
+    process.start()
+    until(lambda: not process.is_alive())
+
+
+def wait_for_file(path: str) -> None:
+    until(Path(path).exists)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

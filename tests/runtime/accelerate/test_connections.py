@@ -50,6 +50,17 @@ def test_a_fork_opens_connections_of_its_own(home: str) -> None:
         assert backend(instance) == kept
 
 
+def test_a_fork_may_go_on_with_its_parents_instance(home: str) -> None:
+    forks = get_context("fork")
+    with dg.DagsterInstance.from_config(home) as instance:
+        kept, answers = backend(instance), forks.SimpleQueue()
+        process = forks.Process(target=lambda: answers.put(backend(instance)))
+        process.start()
+        assert answers.get() != kept
+        process.join()
+        assert backend(instance) == kept
+
+
 def test_a_broken_connection_is_replaced(home: str, postgres_server: PostgresServer) -> None:
     with dg.DagsterInstance.from_config(home) as instance:
         kept = backend(instance)
