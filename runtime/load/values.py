@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import dlt
 from dlt.common import json
+from dlt.common.configuration.providers import ConfigProvider
 from dlt.common.data_types.type_helpers import coerce_value
 from dlt.common.data_types.typing import TDataType
 from dlt.common.exceptions import TerminalValueError
@@ -35,6 +36,7 @@ from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
 from runtime.load.columns import ColumnType, as_column, fit, type_of
+from runtime.load.providers import asked_first
 
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of a bigint
 BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}0*[1-9]")
@@ -187,30 +189,44 @@ class DataItemNormalizer(relational.DataItemNormalizer):
 def strict_values(pipeline: dlt.Pipeline) -> Iterator[None]:
     """Within it, a pipeline normalizes with this module's `DataItemNormalizer`.
 
-    dlt takes the module's name from the schema and stores it with that. So the name is set back before the schema
-    reaches the warehouse: whoever reads it there does not need this module.
+    dlt stores the module's name with the schema. It is set back before the schema reaches the warehouse: whoever
+    reads it there does not need this module.
     """
-    for schema in pipeline.schemas.values():
-        _replace_module(schema, relational.__name__, __name__)
-    try:
+    with asked_first(StrictValues(pipeline)):
         yield
-    finally:
-        for schema in list(pipeline.schemas.values()):
-            if _replace_module(schema, __name__, relational.__name__):
-                pipeline.schemas.save_schema(schema)
-        for load_id in pipeline.list_normalized_load_packages():
-            package = pipeline.get_load_package_info(load_id)
-            if _replace_module(package.schema, __name__, relational.__name__):
-                file = Path(package.package_path) / PackageStorage.SCHEMA_FILE_NAME
-                file.write_text(json.dumps(package.schema.to_dict()), encoding="utf-8")
+    for schema in list(pipeline.schemas.values()):
+        if _set_back(schema):
+            pipeline.schemas.save_schema(schema)
+    for load_id in pipeline.list_normalized_load_packages():
+        package = pipeline.get_load_package_info(load_id)
+        if _set_back(package.schema):
+            file = Path(package.package_path) / PackageStorage.SCHEMA_FILE_NAME
+            file.write_text(json.dumps(package.schema.to_dict()), encoding="utf-8")
 
 
-def _replace_module(schema: Schema, old: str, new: str) -> bool:
-    """Replaces the name of the normalizer's module. Returns false if the schema has another one."""
+class StrictValues(ConfigProvider):
+    """Configures the normalizer of schemas that have dlt's own. What else they have configured stays."""
+
+    name = "strict values"
+    supports_secrets = True
+    supports_sections = True
+
+    def __init__(self, pipeline: dlt.Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def get_value(self, key: str, hint: type[Any], pipeline_name: str | None, *sections: str) -> tuple[Any, str]:
+        if key == "json_normalizer" and len(sections) > 1 and sections[1] in self._pipeline.schemas:
+            settings = self._pipeline.schemas[sections[1]].to_dict()["normalizers"]["json"]
+            if settings["module"] == relational.__name__:
+                return {**settings, "module": __name__}, key
+        return None, key
+
+
+def _set_back(schema: Schema) -> bool:
     settings = schema._normalizers_config["json"]
-    if settings["module"] != old:
+    if settings["module"] != __name__:
         return False
-    settings["module"] = new
+    settings["module"] = relational.__name__
     return True
 
 

@@ -1,4 +1,4 @@
-"""What is configured under a pipeline's name also holds for the pipelines of its named partitions."""
+"""Where dlt looks for its configuration, besides variables and files. Each holds for the time of a load."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,26 @@ from dlt.common.configuration.specs import PluggableRunContext
 @contextmanager
 def settings_of(pipeline_name: str, alias: str) -> Iterator[None]:
     """Within it, dlt also looks under `pipeline_name` for what it needs for the pipeline `alias`."""
-    providers = Container()[PluggableRunContext].providers.providers
-    alias_provider = Alias(pipeline_name, alias, list(providers))
-    if alias != pipeline_name:
-        providers.insert(0, alias_provider)  # dlt asks one provider after the other, each first with the name
+    if alias == pipeline_name:
+        yield
+        return
+    with asked_first(Alias(pipeline_name, alias, list(_providers()))):
+        yield
+
+
+@contextmanager
+def asked_first(provider: ConfigProvider) -> Iterator[None]:
+    """Within it, dlt asks this provider for each value before it looks at variables and files."""
+    providers = _providers()
+    providers.insert(0, provider)
     try:
         yield
     finally:
-        if alias_provider in providers:
-            providers.remove(alias_provider)
+        providers.remove(provider)
+
+
+def _providers() -> list[ConfigProvider]:
+    return Container()[PluggableRunContext].providers.providers
 
 
 class Alias(ConfigProvider):
