@@ -234,7 +234,7 @@ def materialize_all(
                 "failures": [
                     *(f"{event.step_key}: {root_cause(event)}" for event in result.get_step_failure_events()),
                     *(
-                        f"check {check.check_name} of {check.asset_key.to_user_string()}"
+                        f"check {check.check_name} of {check.asset_key.to_user_string()}: {check.description}"
                         for check in result.get_asset_check_evaluations()
                         if not check.passed
                     ),

@@ -1,23 +1,18 @@
 """Asset checks for any dlt source, and the parts that checks of a single source share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 
 import dagster as dg
 import dlt
-from dlt.common import json
-from dlt.common.destination.client import WithStateSync
-from dlt.common.destination.exceptions import DestinationUndefinedEntity
-from dlt.common.schema import Schema
 from dlt.common.schema.typing import TTableSchema
 from dlt.common.schema.utils import get_columns_names_with_prop
 
 from runtime.load.assets import pipeline_of, resource_names, source_of
-from runtime.load.locks import destination_client, duckdb_file_lock
+from runtime.load.locks import duckdb_file_lock
 from runtime.load.metadata import tables_of
 from runtime.load.retries import CHECK_RETRIES
-from runtime.load.warehouse import query_int
+from runtime.load.warehouse import query_int, stored_schemas
 
 PRIMARY_KEY_CHECK = "primary_key_is_unique"
 DESCRIPTION = "No two rows of the table have the same primary key, and no part of a key is null."
@@ -130,13 +125,15 @@ def stored_tables(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, Mapping[s
     They come from the schema that dlt keeps in the warehouse: a table that somebody has dropped is still among them.
     dlt's DestinationConnectionError passes, so that the check is retried.
     """
-    pipeline = pipeline_of(assets)
-    schema = Schema(source_of(assets).schema.name)
-    # Not `pipeline.dataset()`, which prefers what this process has loaded. Nothing may have been loaded yet.
-    with suppress(DestinationUndefinedEntity), duckdb_file_lock(pipeline), destination_client(pipeline) as client:
-        stored = client.get_stored_schema(schema.name) if isinstance(client, WithStateSync) else None
-        schema = Schema.from_stored_schema(json.loads(stored.schema)) if stored else schema
-    return {key: tables_of(resource, schema) for key, resource in resource_names(assets).items()}
+    pipeline, names = pipeline_of(assets), resource_names(assets)
+    found: dict[dg.AssetKey, Mapping[str, TTableSchema]] = {key: {} for key in names}
+    # Not `pipeline.dataset()`, which prefers what this process has loaded, and knows the newest version alone.
+    with duckdb_file_lock(pipeline):
+        for schema in stored_schemas(pipeline, source_of(assets).schema.name):
+            found |= {key: tables_of(names[key], schema) for key in names if not found[key]}
+            if all(found.values()):
+                break
+    return found
 
 
 def _has_loaded_rows(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:

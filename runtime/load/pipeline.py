@@ -25,6 +25,7 @@ from runtime.load.providers import settings_of
 from runtime.load.retries import ERRORS, disk_is_full, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
 from runtime.load.values import strict_values
+from runtime.load.warehouse import stored_schemas
 
 
 class LoadFailed(TerminalException):
@@ -60,8 +61,10 @@ class RunPipeline(dlt.Pipeline):
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
         with duckdb_file_lock(self, self.op.log.info):
             super()._sync_destination(*args, **kwargs)
-            if self.pipeline_name != self.template.pipeline_name and not self.state.get("sources"):
+            if self.pipeline_name != self.template.pipeline_name and self.source.name not in self.schemas:
                 check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
+                if schema := next(stored_schemas(self, self.source.name), None):  # of the other partitions' tables
+                    self.schemas.save_schema(schema)
 
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
         with strict_values(self):

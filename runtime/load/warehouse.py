@@ -1,16 +1,21 @@
 """The warehouse that loads go to: the `WAREHOUSE` switch, and the pipelines that point at it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import dlt
+from dlt.common import json
 from dlt.common.destination import AnyDestination, Destination
+from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.exceptions import DestinationUndefinedEntity, UnknownDestinationModule
+from dlt.common.schema import Schema
+from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.destinations.sql_client import SqlClientBase, WithSchemas
 
 from runtime.load.directories import import_directory
-from runtime.load.locks import duckdb_file_lock
+from runtime.load.locks import destination_client, duckdb_file_lock
 
 DEFAULT_WAREHOUSE = "duckdb"
 DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
@@ -55,6 +60,22 @@ def query_int(pipeline: dlt.Pipeline, sql: str, *parameters: Any) -> int | None:
     except DestinationUndefinedEntity:
         return None
     return int(rows[0][0]) if rows else None
+
+
+def stored_schemas(pipeline: dlt.Pipeline, name: str) -> Iterator[Schema]:
+    """The versions of a schema that the warehouse has, from the newest on. None before the first load.
+
+    Partitions that load at the same time store a version each, which lacks the tables of the others.
+    """
+    with suppress(DestinationUndefinedEntity), destination_client(pipeline) as client:
+        if isinstance(client, SqlJobClientBase):
+            table = client.sql_client.make_qualified_table_name(client.schema.version_table_name)
+            found = client.sql_client.execute_sql(
+                f"SELECT schema FROM {table} WHERE schema_name = %s ORDER BY inserted_at DESC", name
+            )
+            yield from (Schema.from_stored_schema(json.loads(row[0])) for row in found or ())
+        elif isinstance(client, WithStateSync) and (stored := client.get_stored_schema(name)):
+            yield Schema.from_stored_schema(json.loads(stored.schema))
 
 
 def warehouse_name() -> str:

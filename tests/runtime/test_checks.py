@@ -148,3 +148,16 @@ def test_rows_are_counted_at_the_source_and_in_the_warehouse(
         "missing rows": missing,
     }
     assert len(asked) == 1
+
+
+def test_a_newer_schema_without_the_table_does_not_hide_it(warehouse: Warehouse) -> None:
+    """Partitions that load at the same time store a version of the schema each."""
+    assets = shop_assets((1, 2))
+    with dg.DagsterInstance.ephemeral() as instance:
+        evaluation(assets, instance=instance)
+        other = dlt.resource([{"id": 1}], name="others")
+        warehouse_pipeline("other", "raw_colours").run(dlt.source(lambda: other, name="checked_shop", section="shop")())
+        check = evaluation(assets, selection=dg.AssetSelection.checks_for_assets(assets), instance=instance)
+
+    assert check.passed, check.description
+    assert check.metadata["tables"].value == ["orders"]

@@ -312,3 +312,25 @@ def test_the_assets_pipeline_may_hold_a_connection_and_knows_the_load_afterwards
     dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
 
     assert seen == {"rows": THINGS, "schema": "colours", "read": THINGS}
+
+
+def test_a_new_partition_starts_from_the_schema_of_the_others(warehouse: Warehouse) -> None:
+    amounts = {"de": 5, "fr": "7"}
+
+    @dlt.source(name="shop", section="shop")
+    def shop(country: str) -> Any:
+        return dlt.resource([{"amount": amounts[country]}], name="orders")
+
+    @dlt_assets(
+        dlt_source=shop("de"),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+        partitions_def=dg.StaticPartitionsDefinition(list(amounts)),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
+        yield from dlt.run(context=context, dlt_source=shop(context.partition_key))
+
+    for country in amounts:
+        dg.materialize([assets], partition_key=country, resources={"dlt": IsolatedDltResource()})
+
+    assert warehouse.rows("SELECT amount FROM orders ORDER BY amount") == [(5,), (7,)]
