@@ -20,9 +20,10 @@ from sandbox.shop import running_shop
 from scripts import port_is_free, sources
 
 if TYPE_CHECKING:
-    from dagster import AssetKey, DagsterInstance, Definitions
+    from dagster import AssetKey, DagsterInstance, Definitions, JobDefinition
 
 ROOT = Path(__file__).resolve().parent.parent
+QUERY = "duckdb.connect('{}').table('raw_github.issues').show()"
 HOME = ROOT / "data" / "dagster"
 SANDBOX_IN_COMPOSE = "http://sandbox:8000"
 SHOP_IN_COMPOSE = "@shop:5432/"
@@ -48,6 +49,7 @@ def demo() -> int:
     settings = dotenv_values(".env.example")
     # Generated rows go only into the demo's own warehouse, even if the shell or .env names another one.
     chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
+    os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # the sources' warnings, such as an API's rate limit
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
         from dagster import DagsterInstance
 
@@ -59,11 +61,15 @@ def demo() -> int:
                 definitions, skipped = load(location), without_stand_in(location, settings)
                 for name in skipped:
                     print(f"{location:<14}{skip_reason(name)}")
-                for report in materialize_all(definitions, instance, keys_of(location, skipped)):
-                    print(f"{location:<14}{report['partition']:<32}{report['rows']:>12,}{report['seconds']:>9.1f}")
-                    for failure in report["failures"]:
+                job = definitions.resolve_implicit_global_asset_job_def()
+                for partition, selected, tags in runs_of(definitions, keys_of(location, skipped)):
+                    print(f"{location:<14}{partition:<32}", end="", flush=True)
+                    begun = time.monotonic()
+                    rows, failed = materialize(job, instance, selected, tags)
+                    print(f"{rows:>12,}{time.monotonic() - begun:>9.1f}")
+                    for failure in failed:
                         print(f"  FAILED {failure}")
-                    failures += len(report["failures"])
+                    failures += len(failed)
         after = count_rows(database)
         print(f"\n{os.path.relpath(database):<58}{'rows':>12}{'new':>12}")
         for table, rows in after.items():
@@ -75,6 +81,7 @@ def demo() -> int:
         print("Nothing new: all rows were already in the warehouse.")
     else:
         print(f"{sum(after.values()) - sum(before.values()):,} rows are new.")
+    print(f'To see some: .venv/bin/python -c "import duckdb; {QUERY.format(os.path.relpath(database))}"')
     return 1 if failures else 0
 
 
@@ -210,36 +217,35 @@ def keys_of(location: str, modules: Collection[str]) -> "set[AssetKey]":
     return {key for found in assets if isinstance(found, AssetsDefinition) for key in found.keys}
 
 
-def materialize_all(
-    definitions: "Definitions", instance: "DagsterInstance", skipped: "Collection[AssetKey]"
-) -> Iterator[dict[str, Any]]:
-    """Runs the location's assets with their checks and reports each run: one per named partition, one for all days."""
-    job = definitions.resolve_implicit_global_asset_job_def()
+def runs_of(
+    definitions: "Definitions", skipped: "Collection[AssetKey]"
+) -> "Iterator[tuple[str, list[AssetKey], dict[str, str]]]":
+    """Partition, assets and tags of each run: one per named partition, one for all days."""
     for partitions_def, selected in assets_by_partitions(definitions, skipped):
         for partition, tags in partitions(partitions_def):
-            started = time.monotonic()
-            result = job.execute_in_process(
-                instance=instance,
-                asset_selection=selected,
-                tags=tags,
-                raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            )
-            # A run over many days reports the same rows for each of them.
-            sent = {event.asset_key: rows_sent(event) for event in result.get_asset_materialization_events()}
-            yield {
-                "partition": partition,
-                "rows": sum(sent.values()),
-                "seconds": time.monotonic() - started,
-                "failures": [
-                    *(f"{event.step_key}: {root_cause(event)}" for event in result.get_step_failure_events()),
-                    *(
-                        f"check {check.check_name} of {check.asset_key.to_user_string()}: {check.description}"
-                        for check in result.get_asset_check_evaluations()
-                        if not check.passed
-                    ),
-                ],
-            }
+            yield partition, selected, tags
+
+
+def materialize(
+    job: "JobDefinition", instance: "DagsterInstance", selected: "list[AssetKey]", tags: dict[str, str]
+) -> tuple[int, list[str]]:
+    """Runs assets with their checks. Returns the number of rows sent, and what failed."""
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=selected,
+        tags=tags,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    # A run over many days reports the same rows for each of them.
+    sent = {event.asset_key: rows_sent(event) for event in result.get_asset_materialization_events()}
+    failed = [f"{event.step_key}: {root_cause(event)}" for event in result.get_step_failure_events()]
+    failed += [
+        f"check {check.check_name} of {check.asset_key.to_user_string()}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+    return sum(sent.values()), failed
 
 
 def assets_by_partitions(
