@@ -11,11 +11,14 @@ from typing import Any
 
 import dlt
 from dlt.common.arithmetics import DEFAULT_NUMERIC_PRECISION, DEFAULT_NUMERIC_SCALE
+from dlt.common.configuration.container import Container
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.exceptions import TerminalValueError
+from dlt.common.normalizers.utils import generate_dlt_ids
 from dlt.common.schema import Schema
-from dlt.common.schema.typing import TSchemaTables
+from dlt.common.schema.typing import C_DLT_ID, C_DLT_LOAD_ID, TSchemaTables
 from dlt.common.schema.utils import is_complete_column
+from dlt.common.storages.load_package import LoadPackageStateInjectableContext
 from dlt.destinations.exceptions import DatabaseTerminalException
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
@@ -137,7 +140,24 @@ def fit(item: Any, table: str, schema: Schema, declared: Mapping[str, Any]) -> A
             raise _refusal(table, name, str(field.type), str(said["data_type"]))
         if getattr(fields[number].type, "unit", "") == "ns":  # dlt's files have microseconds
             raise _refusal(table, name, str(field.type), "microseconds")
+    for name, values in _columns_of_dlt(item, known, schema):
+        arrays.append(pa.array(values, pa.string()))
+        fields.append(pa.field(name, pa.string(), nullable=False))
     return type(item).from_arrays(arrays, schema=pa.schema(fields, metadata=item.schema.metadata))
+
+
+def _columns_of_dlt(item: Any, known: Mapping[str, Any], schema: Schema) -> Iterator[tuple[str, list[str]]]:
+    """What dlt adds to dictionaries, if the table has rows of such: without it, they could not be loaded or merged."""
+    made = {C_DLT_ID: generate_dlt_ids, C_DLT_LOAD_ID: _load_ids}
+    names = {schema.naming.normalize_identifier(name) for name in item.schema.names}
+    for column, make in made.items():
+        name = schema.naming.normalize_identifier(column)
+        if name not in names and known.get(name, {}).get("nullable") is False:
+            yield name, make(item.num_rows)
+
+
+def _load_ids(number: int) -> list[str]:
+    return [Container()[LoadPackageStateInjectableContext].load_id] * number
 
 
 def _preferred_types(arrow_type: Any, column: Any) -> Iterator[tuple[Any, Any]]:

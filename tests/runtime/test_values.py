@@ -308,3 +308,12 @@ def test_the_stored_schema_names_dlts_normalizer_and_stays_the_same(warehouse: W
     assert versions == 1
     assert "dlt.common.normalizers.json.relational" in schema
     assert "runtime" not in schema
+
+
+def test_arrow_rows_replace_those_of_dictionaries_with_children(warehouse: Warehouse) -> None:
+    hints: Any = {"write_disposition": "merge", "primary_key": "id"}
+    assert not load([{"id": number, "amount": 1, "lines": [{"n": number}]} for number in range(3)], **hints)
+    assert not load([pa.table({"id": [0, 10], "amount": [2, 2]})], **hints)
+
+    assert rows(warehouse, "id, amount") == [(0, 2), (1, 1), (2, 1), (10, 2)]
+    assert rows(warehouse, "count(DISTINCT _dlt_id), count(DISTINCT _dlt_load_id)") == [(4, 2)]
