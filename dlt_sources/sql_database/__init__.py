@@ -7,7 +7,8 @@
   become the last or the first that Python supports, `9999-12-31` and `0001-01-01`.
 - **Files** are Parquet: in CSV, dlt's default for Arrow into Postgres, an empty string would become null.
 - **Changes** are rows whose `cursor` column moved, within a run's time window or since the last load. A transaction
-  that commits after its time was read is missed until that window is read again: reload the last days regularly.
+  that commits after its time was read is missed until that window is read again: reload the last days regularly. Rows
+  without a time in `cursor` are read with every load.
 - **Deletions** are changes too: a time in the column `deleted` removes the row from the warehouse. A row that is
   deleted in the database itself stays: empty the table in the warehouse and load it again.
 - **An empty table** is created in the warehouse with its first row.
@@ -86,7 +87,9 @@ def sql_tables(
             write_disposition="merge" if deleted else UPSERT,
             file_format="parquet",
             columns={deleted: {"name": deleted, "hard_delete": True}} if deleted else None,
-            incremental=dlt.sources.incremental[datetime](cursor) if cursor else None,
+            incremental=dlt.sources.incremental[datetime](cursor, on_cursor_value_missing="include")
+            if cursor
+            else None,
         )
     return source.parallelize()  # reads the next batch while one is written
 

@@ -4,28 +4,55 @@ import inspect
 from collections.abc import Iterator
 from datetime import date
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 from dlt.extract.exceptions import DataItemRequiredForDynamicTableHints
 from dlt.extract.incremental import Incremental, IncrementalResourceWrapper
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
+# The cursors that hints have given to functions, as they were before the first run of this process.
+_hinted: WeakKeyDictionary[IncrementalResourceWrapper, Incremental[Any] | None] = WeakKeyDictionary()
+
 
 def incrementals(source: DltSource) -> Iterator[tuple[DltResource, Incremental[Any]]]:
-    """The cursors of the selected resources and of what these read from, if these are known before they read."""
+    """The cursors of the selected resources and of what these read from, if these are known before they read.
+
+    Each is a new copy: dlt writes what a run reads into a cursor, and clones of a source share theirs.
+    """
     for resource in source.resources.extracted:
         if found := _incremental(resource):
             yield resource, found
 
 
+def prepare_cursors(source: DltSource, in_window: bool) -> None:
+    """Gives each resource of a run's own source a cursor of its own. `in_window`: the run has a time window.
+
+    A row that has changed within its cursor's last value replaces the one that is loaded. dlt leaves out rows whose key
+    it has loaded with that value, which gains nothing where rows are merged by a key.
+    """
+    for resource, incremental in incrementals(source):
+        keys = columns_with(resource, "primary_key") if disposition_of(resource) == "merge" else []
+        own = incremental.primary_key
+        if keys and (own is None or [own] == keys or own == keys):
+            incremental.primary_key = ()  # type: ignore[assignment]  # as dlt's documentation has it
+        if in_window and not reads_window(incremental):
+            incremental.allow_external_schedulers = False
+        resource.apply_hints(incremental=incremental)
+
+
 def _incremental(resource: DltResource) -> Incremental[Any] | None:
     step = resource.incremental
     if not isinstance(step, IncrementalResourceWrapper):
-        return step
+        return step.copy() if step else None
+    if step not in _hinted:
+        _hinted[step] = step.incremental.copy() if step.incremental else None
+    if hinted := _hinted[step]:
+        return hinted.copy()
     function: Any = resource._pipe.gen
     parameter = IncrementalResourceWrapper.get_incremental_arg(inspect.signature(inspect.unwrap(function)))
-    if step.incremental or parameter is None:
-        return step.incremental
+    if parameter is None:
+        return None
     given = (resource.explicit_args or {}).get(parameter.name) if resource.args_bound else None
     found = [one.copy() for one in (parameter.default, given) if isinstance(one, Incremental)]
     if not found:
@@ -48,20 +75,6 @@ def reads_window(incremental: Incremental[Any]) -> bool:
     value_type = incremental.get_incremental_value_type()
     is_time = isinstance(value_type, type) and issubclass(value_type, date)  # datetime is a subclass
     return is_time and incremental.end_value is None and not incremental.lag and incremental.last_value_func is max
-
-
-def keep_updates_at_the_cursor(source: DltSource) -> None:
-    """Lets a row that has changed within its cursor's last value replace the one that is loaded.
-
-    dlt leaves out rows whose key it has loaded with that value. Where rows are merged by a key, nothing is gained.
-    """
-    for resource, incremental in incrementals(source):
-        keys = columns_with(resource, "primary_key") if disposition_of(resource) == "merge" else []
-        own = incremental.primary_key
-        if keys and (own is None or [own] == keys or own == keys):
-            without = incremental.copy()
-            without.primary_key = ()  # type: ignore[assignment]  # as dlt's documentation has it
-            resource.apply_hints(incremental=without)
 
 
 def columns_with(resource: DltResource, hint: str) -> list[str]:

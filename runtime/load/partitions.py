@@ -17,8 +17,8 @@ from dlt.extract.source import DltSource
 from runtime.load.cursors import incrementals, reads_window
 
 
-def time_interval(context: OpExecutionContext, source: DltSource) -> AbstractContextManager[Any]:
-    """Within it, the cursors of a source read the run's time window `[start, end)`, and their stored values stay.
+def time_interval(context: OpExecutionContext) -> AbstractContextManager[Any]:
+    """Within it, cursors read the run's time window `[start, end)`, and their stored values stay.
 
     dagster-dlt does not pass the partition to dlt: each day would load everything since the cursor. A range of days
     in one run is one window. Cursors that `reads_window` rejects load as in dagster-dlt.
@@ -26,9 +26,6 @@ def time_interval(context: OpExecutionContext, source: DltSource) -> AbstractCon
     window = time_window(context)
     if window is None:
         return nullcontext()
-    for resource, incremental in incrementals(source):
-        if resource.incremental and not reads_window(incremental):
-            resource.incremental.allow_external_schedulers = False
     interval = TimeIntervalContext(interval=(window.start, window.end), allow_external_schedulers=True)
     return Container().injectable_context(interval)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import dlt
@@ -18,6 +19,7 @@ from dlt.extract.source import DltSource
 
 from runtime.load.columns import check_columns
 from runtime.load.directories import data_directory
+from runtime.load.duplicates import Keys, keep_last_rows
 from runtime.load.guards import check_destination, check_first_load_of_partition, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
@@ -51,6 +53,7 @@ class RunPipeline(dlt.Pipeline):
     op: OpExecutionContext
     template: dlt.Pipeline
     source: DltSource
+    keys: Keys = MappingProxyType({})
     arguments: Mapping[str, Any]
 
     def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
@@ -67,6 +70,7 @@ class RunPipeline(dlt.Pipeline):
                     self.schemas.save_schema(schema)
 
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
+        keep_last_rows(self, self.keys)
         with strict_values(self):
             return super().normalize(*args, **kwargs)
 

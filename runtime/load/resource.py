@@ -19,11 +19,12 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
 from runtime.load.columns import ColumnRefused
-from runtime.load.cursors import keep_updates_at_the_cursor
+from runtime.load.cursors import prepare_cursors
 from runtime.load.directories import data_directory
+from runtime.load.duplicates import record_keys
 from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
-from runtime.load.partitions import needs_pipeline_alone, partition_label, time_interval
+from runtime.load.partitions import needs_pipeline_alone, partition_label, time_interval, time_window
 from runtime.load.pipeline import LoadFailed, run_pipeline
 from runtime.load.retries import (
     ERRORS,
@@ -124,9 +125,10 @@ class IsolatedDltResource(DagsterDltResource):
         )
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
-        keep_updates_at_the_cursor(source)
-        with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op, source):
+        prepare_cursors(source, in_window=time_window(op) is not None)
+        with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
             check_values(source, pipeline)
+            pipeline.keys = record_keys(source)
             if isinstance(pipeline.collector, NullCollector):
                 pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)
             return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))

@@ -149,6 +149,16 @@ def test_only_changed_rows_are_loaded(database: Database, any_warehouse: SourceW
     assert any_warehouse.value("SELECT count(*) FROM orders") == 100
 
 
+def test_a_row_without_a_cursor_value_is_loaded(database: Database, any_warehouse: SourceWarehouse) -> None:
+    insert(database, 1, 2)
+    database.execute("UPDATE orders SET updated_at = NULL WHERE id = 2")
+    any_warehouse.load(orders())
+    database.execute("UPDATE orders SET note = 'changed' WHERE id = 2")
+    any_warehouse.load(orders())
+
+    assert any_warehouse.rows("SELECT id, note FROM orders ORDER BY id") == [(1, "new"), (2, "changed")]
+
+
 def test_a_new_column_is_loaded(database: Database, any_warehouse: SourceWarehouse) -> None:
     insert(database, 1, 1)
     any_warehouse.load(orders())

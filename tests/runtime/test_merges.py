@@ -4,12 +4,16 @@ import threading
 from contextlib import closing
 from typing import Any
 
+import dagster as dg
 import dlt
 import psycopg2
 import pytest
+from dagster_dlt import DagsterDltResource, dlt_assets
 from dlt.destinations.exceptions import DatabaseTransientException
 from dlt.destinations.job_client_impl import SqlLoadJob
 
+from runtime.load.resource import IsolatedDltResource
+from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 
@@ -63,3 +67,38 @@ def test_a_load_of_many_tables_leaves_connections_for_others(warehouse: Warehous
         done.set()
         watching.join()
     assert 0 < most <= 10
+
+
+VERSIONS = [
+    {"id": number, "version": version, "lines": [{"of": version}]}
+    for version in ("old", "new")
+    for number in range(500)
+]
+
+
+@pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
+@pytest.mark.parametrize("before", [False, True], ids=["first load", "second load"])
+def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: Any, before: bool) -> None:
+    def load(pages: list[Any]) -> None:
+        @dlt.source(name="shop", section="shop")
+        def shop() -> Any:
+            return dlt.resource(pages, name="orders", primary_key="id", write_disposition=disposition)
+
+        @dlt_assets(
+            dlt_source=shop(),
+            dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+            dagster_dlt_translator=SourceTranslator(source="shop"),
+        )
+        def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
+            yield from dlt.run(context=context)
+
+        dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+
+    if before:
+        load([[{"id": 7, "version": "first", "lines": [{"of": "first"}]}]])
+    load([VERSIONS[start : start + 300] for start in range(0, 1000, 300)])
+
+    assert warehouse.rows("SELECT version, count(*), count(DISTINCT id) FROM orders GROUP BY version") == [
+        ("new", 500, 500)
+    ]
+    assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]

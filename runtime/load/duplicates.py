@@ -1,0 +1,87 @@
+"""Of rows that share a primary key within one load, the last one stays.
+
+An API that is read page by page gives a row twice if it changes meanwhile. Warehouses merge one of the two, and which
+one is left to chance.
+"""
+
+import gzip
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.common import json
+from dlt.extract.source import DltSource
+
+from runtime.load.cursors import columns_with, disposition_of
+
+Keys = Mapping[str, "KeyRecorder"]
+
+
+class KeyRecorder:
+    """Remembers a hash of the key of each dictionary that a resource yields."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self._hashes = array("q")
+
+    def __call__(self, item: Any) -> Any:
+        if type(item) is dict:
+            self._hashes.append(hash(self.key_of(item)))
+        return item
+
+    def key_of(self, item: Mapping[str, Any]) -> Any:
+        return repr([item.get(column) for column in self.columns])
+
+    def may_have_duplicates(self) -> bool:
+        return len(set(self._hashes)) < len(self._hashes)
+
+
+def record_keys(source: DltSource) -> Keys:
+    """Records the keys of the resources that merge by a primary key, by the name of their table.
+
+    A resource with a `dedup_sort` column says itself which row stays.
+    """
+    recorders = {}
+    for resource in source.selected_resources.values():
+        columns = columns_with(resource, "primary_key") if disposition_of(resource) == "merge" else []
+        if columns and not callable(resource.table_name) and not columns_with(resource, "dedup_sort"):
+            recorders[str(resource.table_name)] = KeyRecorder(columns)
+            resource.add_map(recorders[str(resource.table_name)])
+    return recorders
+
+
+def keep_last_rows(pipeline: dlt.Pipeline, keys: Keys) -> None:
+    """Removes from what a pipeline has extracted all rows but the last of each key, and with them their children."""
+    for load_id in pipeline.list_extracted_load_packages():
+        package = pipeline.get_load_package_info(load_id)
+        for table, recorder in keys.items():
+            if recorder.may_have_duplicates():
+                name = package.schema.naming.normalize_tables_path(table)
+                jobs = [job for job in package.jobs["new_jobs"] if job.job_file_info.table_name == name]
+                files = [Path(job.file_path) for job in jobs if job.job_file_info.file_format == "typed-jsonl"]
+                _keep_last_rows(sorted(files, key=lambda file: file.stat().st_mtime_ns), recorder.key_of)
+
+
+def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], Any]) -> None:
+    items = (item for file in files for line in _lines(file) for item in line)
+    last = set({key_of(item): number for number, item in enumerate(items)}.values())
+    numbers = count()
+    for file in files:
+        kept = [[item for item in line if next(numbers) in last] for line in _lines(file)]
+        content = "".join(f"{json.dumps(line)}\n" for line in kept if line).encode()
+        file.write_bytes(gzip.compress(content) if _is_compressed(file) else content)
+
+
+def _lines(file: Path) -> Iterator[list[Any]]:
+    """The lines of a file that dlt has extracted: lists of rows, with types that JSON lacks as marked texts."""
+    with gzip.open(file) if _is_compressed(file) else file.open("rb") as lines:
+        for line in lines:
+            yield json.loadb(line)
+
+
+def _is_compressed(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(2) == b"\x1f\x8b"
