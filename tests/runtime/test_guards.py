@@ -68,7 +68,7 @@ def test_a_refresh_drops_tables_and_cursors_as_dlt_documents(warehouse: Warehous
     assert load(clients(2), refresh="drop_sources").success
     assert loaded(warehouse) == [(1, 2), (2, 2)]
     assert load(clients(4)).success
-    assert loaded(warehouse) == [(1, 2), (2, 2), (3, 4), (4, 4)]
+    assert loaded(warehouse) == [(1, 2), (2, 4), (3, 4), (4, 4)]  # 2 is at the cursor, so it may have changed
 
 
 def test_a_write_disposition_holds_for_its_run(warehouse: Warehouse) -> None:
