@@ -21,7 +21,10 @@ def source_state(source: DltSource) -> Any:
     these, in the objects among these and in the globals that they name. An iterator never equals itself: nobody can
     tell what is left of it.
     """
-    return [_state(resource._pipe.gen, DEPTH) for resource in source.resources.extracted]
+    try:
+        return [_state(resource._pipe.gen, DEPTH) for resource in source.resources.extracted]
+    except Exception:  # an object that does not let itself be looked at
+        return object()
 
 
 def _state(value: Any, depth: int) -> Any:

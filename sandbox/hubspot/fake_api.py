@@ -53,6 +53,7 @@ class FakeHubSpot(FakeApi):
                 Route("/crm/v3/properties/{kind}/{name}", self._property),
                 Route("/crm/v3/pipelines/{kind}", self._pipelines),
                 Route("/crm/v3/owners", self._owners),
+                Route("/crm/v3/owners/", self._owners),  # as dlt's verified source asks for it
             ],
             redirect_slashes=False,
         )

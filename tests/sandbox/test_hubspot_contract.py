@@ -68,6 +68,7 @@ def test_objects_match_the_published_description(sandbox: Sandbox, kind: str) ->
     ("name", "path", "template"),
     [
         ("owners", "/crm/v3/owners", "/crm/v3/owners"),
+        ("owners", "/crm/v3/owners/", "/crm/v3/owners"),
         ("owners", "/crm/v3/owners?archived=true&limit=1", "/crm/v3/owners"),
         ("pipelines", "/crm/v3/pipelines/deals", "/crm/v3/pipelines/{objectType}"),
         ("pipelines", "/crm/v3/pipelines/tickets", "/crm/v3/pipelines/{objectType}"),
