@@ -31,7 +31,7 @@ from runtime.load.warehouse import stored_schemas
 
 
 class LoadFailed(TerminalException):
-    """A load that was retried in vain or cannot succeed. The run must not start again from the beginning.
+    """A load that was retried in vain, cannot succeed, or is complete. The run must not start again from the beginning.
 
     Has the attributes of a PipelineStepFailed that name the step and its error.
     """
@@ -54,6 +54,7 @@ class RunPipeline(dlt.Pipeline):
     template: dlt.Pipeline
     source: DltSource
     keys: Keys = MappingProxyType({})
+    has_loaded = False
     arguments: Mapping[str, Any]
 
     def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
@@ -79,9 +80,11 @@ class RunPipeline(dlt.Pipeline):
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
         # disposition. Ten attempts: of n first loads that create a table together, the slowest fails n - 1 times.
         try:
-            return retrying(attempts=10, seconds=0.2, log=self.op.log.info)(self.load_once, *args, **kwargs)
+            info = retrying(attempts=10, seconds=0.2, log=self.op.log.info)(self.load_once, *args, **kwargs)
         except Exception as failure:
             raise LoadFailed(getattr(failure, "exception", failure)) from failure
+        self.has_loaded = True
+        return info
 
     def load_once(self, *args: Any, **kwargs: Any) -> LoadInfo:
         """One attempt of `load`."""

@@ -131,7 +131,12 @@ class IsolatedDltResource(DagsterDltResource):
             pipeline.keys = record_keys(source)
             if isinstance(pipeline.collector, NullCollector):
                 pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)
-            return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
+            try:
+                return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
+            except Exception as error:
+                if pipeline.has_loaded:  # another attempt would load all rows again
+                    raise LoadFailed(error) from error
+                raise
 
     def extract_resource_metadata(
         self, context: Context, resource: DltResource, load_info: LoadInfo, dlt_pipeline: dlt.Pipeline

@@ -22,7 +22,7 @@ from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.exceptions import TerminalException
 
-from runtime.load import retries
+from runtime.load import resource, retries
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
@@ -332,3 +332,16 @@ def test_a_load_that_the_warehouse_refuses_names_the_table_and_the_reason(wareho
         result
     )
     assert "Traceback" not in failure_of(result)
+
+
+def test_an_error_after_the_load_does_not_load_again(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError("the state cannot be written")
+
+    monkeypatch.setattr(resource, "resource_metadata", fail)
+    flaky = Flaky(disposition="append")
+    result = flaky.load()
+
+    assert "the state cannot be written" in failure_of(result)
+    assert flaky.reads == 1
+    assert counted(warehouse) == (100, 100)
