@@ -37,8 +37,8 @@ CASTS = {
 MOMENTS = {"timestamp_s": 0, "timestamp_ms": 3, "timestamp_ns": 9}
 
 
-class ColumnRefused(TerminalValueError):
-    """Values that would be changed by their column. The message names the table, the column and both types."""
+class ValueRefused(TerminalValueError):
+    """A value that the warehouse cannot hold as it is. The message names the table and the column, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def check_columns(pipeline: dlt.Pipeline) -> None:
     """Widens columns of the warehouse for the values that are about to be loaded. Called before the load.
 
     Raises:
-        ColumnRefused: a column would change values and cannot be widened. Nothing has been changed then.
+        ValueRefused: a column would change values and cannot be widened. Nothing has been changed then.
     """
     for load_id in pipeline.list_normalized_load_packages():
         package = pipeline.get_load_package_info(load_id)
@@ -267,7 +267,7 @@ def _made_type(client: SqlJobClientBase, table: str, column: Any) -> str:
     try:
         return client.type_mapper.to_destination_type(column, client.prepare_load_table(table))
     except TerminalValueError as error:  # nanoseconds in Postgres
-        raise ColumnRefused(f"{table}, column {column['name']}: {error}. Cast it in the source.") from error
+        raise ValueRefused(f"{table}, column {column['name']}: {error}. Cast it in the source.") from error
 
 
 def _alter(client: SqlJobClientBase, table: str, column: str, db_type: str) -> str:
@@ -309,8 +309,8 @@ def parsed(db_type: str) -> ColumnType:
     return ColumnType({"double precision": "double", "boolean": "bool"}.get(name, name if name in PLAIN else "text"))
 
 
-def _refusal(table: str, column: str, new: str, old: str) -> ColumnRefused:
-    return ColumnRefused(
+def _refusal(table: str, column: str, new: str, old: str) -> ValueRefused:
+    return ValueRefused(
         f"{table}, column {column}: the source sends {new}, which the column's type {old} would change. Cast it in the "
         "source, rename it there, or change the column in the warehouse. Nothing was loaded."
     )

@@ -18,10 +18,11 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
-from runtime.load.columns import ColumnRefused
+from runtime.load.columns import ValueRefused
 from runtime.load.cursors import prepare_cursors
 from runtime.load.directories import data_directory
 from runtime.load.duplicates import record_keys
+from runtime.load.items import check_values
 from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
 from runtime.load.partitions import needs_pipeline_alone, partition_label, time_interval, time_window
@@ -39,7 +40,6 @@ from runtime.load.retries import (
 )
 from runtime.load.source_state import source_state
 from runtime.load.sweep import sweep_files
-from runtime.load.values import ValueRefused, check_values
 from runtime.load.warehouse import query_int
 
 Context = OpExecutionContext | AssetExecutionContext
@@ -189,7 +189,7 @@ def explanation(error: BaseException, pipeline: dlt.Pipeline) -> str | None:
         return f"No space is left in {data_directory()}, where loads keep their files. Free some space."
     if sentence := missing_settings(error):
         return sentence
-    if refused := next((cause for cause in causes(error) if isinstance(cause, ColumnRefused | ValueRefused)), None):
+    if refused := next((cause for cause in causes(error) if isinstance(cause, ValueRefused)), None):
         return str(refused)
     if host := unresolved_host(error):
         return f"Cannot resolve {host}. Check the address, and that this container is online."

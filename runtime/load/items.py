@@ -1,0 +1,153 @@
+"""Items are checked as they are extracted: numbers, texts and Arrow types that no column could hold as they are."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import dlt
+from dlt.common.libs import is_pandas_frame
+from dlt.common.schema import Schema
+from dlt.common.wei import Wei
+from dlt.extract.hints import HintsMeta
+from dlt.extract.items import TableNameMeta
+from dlt.extract.resource import DltResource
+from dlt.extract.source import DltSource
+
+from runtime.load.columns import ValueRefused, as_column, fit, type_of
+from runtime.load.values import LARGEST, SMALLEST, type_of_decimal
+
+ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
+SOUND_TYPES = frozenset({bool, type(None), datetime, date, time, bytes})
+
+
+def check_values(source: DltSource, pipeline: dlt.Pipeline) -> None:
+    """Has each item of the selected resources checked as it is extracted.
+
+    In dictionaries, whole numbers beyond 64 bits become decimals, which dlt can store. Arrow tables get the types of
+    the table's columns where that changes no value.
+
+    Raises (while extracting):
+        ValueRefused: a number that no decimal column holds exactly, NaN or infinity, or a NUL in a text for Postgres.
+    """
+    refuses_nul = pipeline.destination.destination_type.endswith("postgres")
+    for resource in source.selected_resources.values():
+        resource.add_map(ItemCheck(resource, refuses_nul))
+
+
+def are_sound(values: Iterable[Any], nul: str | None) -> bool:
+    """Whether no value needs a closer look. In a hurry: this is called for every item."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if nul and nul in value:
+                return False
+        elif kind is int:
+            if not SMALLEST <= value <= LARGEST:
+                return False
+        elif kind is dict:
+            if not are_sound(value.values(), nul):
+                return False
+        elif kind is list:
+            if not are_sound(value, nul):
+                return False
+        elif kind is float:
+            if value - value != 0:  # NaN or infinity
+                return False
+        elif kind not in SOUND_TYPES:
+            return False
+    return True
+
+
+class ItemCheck:
+    """Checks the items of one resource. Called with each item; returns it, or a copy with what was replaced."""
+
+    def __init__(self, resource: DltResource, refuses_nul: bool) -> None:
+        self._resource = resource
+        self._nul = "\0" if refuses_nul else None
+        self._table: str  # of the item that is looked at
+
+    def __call__(self, item: Any, meta: Any = None) -> Any:
+        if type(item) is dict and are_sound(item.values(), self._nul):
+            return item
+        self._table = self._table_of(item, meta)
+        if type(item) in (dict, str, int, float, list, Decimal):
+            return self._check(item, ())
+        if is_pandas_frame(item):
+            from dlt.common.libs.pandas import pandas_to_arrow
+
+            item = pandas_to_arrow(item)
+        if not (hasattr(item, "schema") and hasattr(item, "from_arrays")):  # no table or batch of Arrow
+            return item
+        schema = dlt.current.source_schema()
+        return fit(item, self._table, schema, self._declared_columns(schema))
+
+    def _table_of(self, item: Any, meta: Any) -> str:
+        name: Any = self._resource.table_name
+        if isinstance(meta, TableNameMeta):
+            name = meta.table_name
+        elif isinstance(meta, HintsMeta) and meta.create_table_variant:
+            name = meta.hints["table_name"]
+        elif callable(name):
+            name = name(item)
+        return dlt.current.source_schema().naming.normalize_tables_path(str(name))
+
+    def _check(self, value: Any, path: tuple[Any, ...]) -> Any:
+        match value:
+            case dict():
+                return {key: self._check(one, (*path, key)) for key, one in value.items()}
+            case list():
+                return [self._check(one, (*path, ELEMENT)) for one in value]
+            case str() if self._nul and self._nul in value:
+                self._refuse(path, "a text with a NUL character, which Postgres cannot store", "Remove it")
+            case int() if not SMALLEST <= value <= LARGEST:
+                return self._check(Decimal(value), path)
+            case float() if not math.isfinite(value):
+                self._refuse(path, f"{value}, which JSON cannot hold", "Yield None instead, or an Arrow table")
+            case Decimal() if not isinstance(value, Wei):
+                self._check_decimal(value, path)
+        return value
+
+    def _check_decimal(self, value: Decimal, path: tuple[Any, ...]) -> None:
+        if not value.is_finite():
+            self._refuse(path, f"the decimal {value}", "Yield None instead")
+        schema = dlt.current.source_schema()
+        table, name = self._place(path)
+        known: Any = schema.tables.get(table, {}).get("columns", {})
+        declared = {} if ELEMENT in path else self._declared_columns(schema).get(name, {})
+        column = {**known.get(name, {}), **declared}
+        kind = column.get("data_type")
+        own = type_of(column if kind == "decimal" else {"data_type": "decimal"})
+        if kind in ("text", "wei") or own.holds(needed := type_of_decimal(value)):
+            return
+        wide = as_column(own.widened(needed) or own)
+        is_said = declared or self._resource.schema_contract or schema.settings.get("schema_contract")
+        is_known = ELEMENT not in path or (table in schema.tables and not self._resource.nested_hints)
+        if kind in (None, "decimal") and is_known and not is_said and type_of(wide).holds(needed):
+            partial: Any = {"name": table, "columns": {name: {"name": name, **wide}}}
+            schema.update_table(partial)
+            return
+        self._refuse(path, f"the number {value}, which its column cannot hold", "Declare more digits, or yield a text")
+
+    def _place(self, path: tuple[Any, ...]) -> tuple[str, str]:
+        """The table and the column that a value will be stored in."""
+        schema = dlt.current.source_schema()
+        naming = schema.naming
+        table, column = [self._table], list[str]()
+        for key in path:
+            if key is ELEMENT:
+                table, column = [*table, *column], []
+            else:
+                column.append(naming.normalize_identifier(str(key)))
+        return naming.shorten_fragments(*table), naming.shorten_fragments(*(column or ["value"]))
+
+    def _declared_columns(self, schema: Schema) -> Mapping[str, Any]:
+        declared = self._resource.columns
+        if not isinstance(declared, Mapping):
+            return {}
+        return {schema.naming.normalize_path(name): column for name, column in declared.items()}
+
+    def _refuse(self, path: tuple[Any, ...], value: str, advice: str) -> NoReturn:
+        table, column = self._place(path)
+        raise ValueRefused(f"{table}, column {column}: found {value}. {advice}. Nothing was loaded.")
