@@ -53,8 +53,8 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
             "Remove the backfill_policy of the assets, so that each partition gets a run."
         )
     _check_selection(context, source)
-    if int(context.run.tags.get(RETRY_NUMBER_TAG, 0)) and not _parent_loaded_nothing(context):
-        _check_append_after_restart(context, _appended(source, arguments))
+    if _may_have_loaded_before(context):
+        _check_append_after_restart(context, _with_disposition("append", source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
 
@@ -71,13 +71,37 @@ def check_first_load_of_partition(
         if isinstance(client, WithStateSync):
             state = load_pipeline_state_from_destination(stored_as, client)
     resources = ((state or {}).get("sources") or {}).get(source.name, {}).get("resources", {})
-    if names := [name for name in _appended(source, arguments) if "incremental" in resources.get(name, {})]:
+    appended = _with_disposition("append", source, arguments)
+    if names := [name for name in appended if "incremental" in resources.get(name, {})]:
         raise _failure(
             f"{', '.join(names)} would append rows that are already loaded: the warehouse has one cursor for all "
             "partitions, from dagster-dlt's resource, and from now on each partition has its own. Load each partition "
             f'once with write_disposition="merge" and a primary key; or set each initial_value to where the partition '
             f"ends, and delete the rows of {stored_as} from _dlt_pipeline_state."
         )
+
+
+def check_merges(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
+    """Raises Failure if a restarted run would merge tables without a key, to which dlt appends. Called before the load.
+
+    Keys are known only now: a source may find them while it reads.
+    """
+    if not _may_have_loaded_before(context):
+        return
+    packages = map(pipeline.get_load_package_info, pipeline.list_normalized_load_packages())
+    loaded = {
+        (package.schema.name, job.job_file_info.table_name) for package in packages for job in package.jobs["new_jobs"]
+    }
+    appended = [
+        str(table["name"])
+        for schema in pipeline.schemas.values()
+        for table in schema.data_tables()
+        if (schema.name, table["name"]) in loaded
+        and table.get("write_disposition") == "merge"
+        and get_merge_strategy(schema.tables, str(table["name"])) != "scd2"
+        and not any(column.get("primary_key") or column.get("merge_key") for column in table["columns"].values())
+    ]
+    _check_append_after_restart(context, appended)
 
 
 def check_destination(pipeline: dlt.Pipeline) -> None:
@@ -130,9 +154,12 @@ def _reads(resource: DltResource, name: str) -> bool:
     return bool(pipe.name == name)
 
 
-def _parent_loaded_nothing(context: OpExecutionContext) -> bool:
+def _may_have_loaded_before(context: OpExecutionContext) -> bool:
+    """Whether Dagster restarted the run after another that may have loaded rows."""
+    if not int(context.run.tags.get(RETRY_NUMBER_TAG, 0)):
+        return False
     parent = context.instance.get_run_by_id(context.run.parent_run_id or "")
-    return bool(parent and parent.tags.get(nothing_loaded_tag(context)))
+    return not (parent and parent.tags.get(nothing_loaded_tag(context)))
 
 
 def _check_append_after_restart(context: OpExecutionContext, names: list[str]) -> None:
@@ -172,18 +199,6 @@ def _check_other_partitions(partition: str, source: DltSource, arguments: Mappin
             f"refresh={refresh!r} would drop the rows of all partitions, not only those of {partition}. Delete those "
             "rows in the warehouse and load the partition again, or refresh in a run without a partition."
         )
-
-
-def _appended(source: DltSource, arguments: Mapping[str, Any]) -> list[str]:
-    """The names of the selected resources whose rows are appended. dlt also appends for a merge without a key."""
-    merged = _with_disposition("merge", source, arguments)
-    without_key = [name for name in merged if not _has_key(source.resources[name], arguments)]
-    return [*_with_disposition("append", source, arguments), *without_key]
-
-
-def _has_key(resource: DltResource, arguments: Mapping[str, Any]) -> bool:
-    given = arguments.get("primary_key") or _strategy(resource, arguments) == "scd2"
-    return bool(given or columns_with(resource, "primary_key") or columns_with(resource, "merge_key"))
 
 
 def _strategy(resource: DltResource, arguments: Mapping[str, Any]) -> Any:

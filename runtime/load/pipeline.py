@@ -20,7 +20,7 @@ from dlt.extract.source import DltSource
 from runtime.load.columns import check_columns
 from runtime.load.directories import data_directory
 from runtime.load.duplicates import Keys, keep_last_rows
-from runtime.load.guards import check_destination, check_first_load_of_partition, check_run
+from runtime.load.guards import check_destination, check_first_load_of_partition, check_merges, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
@@ -77,6 +77,7 @@ class RunPipeline(dlt.Pipeline):
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
+        check_merges(self.op, self)
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
         # disposition. Ten attempts: of n first loads that create a table together, the slowest fails n - 1 times.
         try:

@@ -234,6 +234,16 @@ def test_a_merge_without_a_key_counts_as_an_append(warehouse: Warehouse, primary
         assert "rows would append rows that the lost run" in failure_of(result)
 
 
+def test_a_key_that_the_source_finds_while_it_reads_counts(warehouse: Warehouse) -> None:
+    @dlt.resource(name="rows", write_disposition="merge")
+    def rows() -> Iterator[Any]:
+        yield dlt.mark.with_hints([{"id": 1}], dlt.mark.make_hints(write_disposition="merge", primary_key="id"))
+
+    result = materialize(one(rows), tags={"dagster/retry_number": "1"})
+
+    assert result.success, failure_of(result)
+
+
 def test_a_partition_does_not_append_what_the_stock_resource_has_loaded(warehouse: Warehouse) -> None:
     @dlt.source(name="clients", section="clients")
     def source() -> Any:
