@@ -7,6 +7,7 @@ Nothing here may start a thread: a fork has only the thread that forked, and its
 
 import gc
 import os
+from typing import Any
 
 os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # else Arrow starts a thread at import
 
@@ -16,6 +17,7 @@ import pyarrow.compute
 import pyarrow.parquet
 import upath.implementations.local
 from dagster._grpc import server
+from dlt.common.destination import Destination
 
 from runtime import accelerate
 from runtime.instance import storage
@@ -23,5 +25,6 @@ from runtime.load import checks, resource, translator, warehouse
 
 accelerate.install()  # before a run opens its instance, for the sake of connections
 if warehouse.warehouse_name() in ("duckdb", "postgres"):
-    _ = warehouse.warehouse_pipeline("preload", "preload").destination.client_class  # imports the driver
+    destination: Any = Destination.from_reference(warehouse.warehouse_name())
+    _ = destination.client_class  # imports the driver
 gc.freeze()  # else the garbage collector writes to every object, which copies the memory that forks share

@@ -125,7 +125,7 @@ def test_every_check_has_passed(stack: Stack, loaded: list[str]) -> None:
     checks = [event["evaluation"] for run in loaded for event in stack.events(run) if event.get("evaluation")]
 
     assert {check["checkName"] for check in checks} >= {"primary_key_is_unique", "rows_match_github", "money_ties_out"}
-    assert all(check["success"] for check in checks), checks
+    assert [check for check in checks if not check["success"]] == []
 
 
 def test_a_second_load_changes_nothing(stack: Stack, loaded: list[str]) -> None:
