@@ -38,6 +38,8 @@ def prepare_cursors(source: DltSource, in_window: bool) -> None:
             incremental.primary_key = ()  # type: ignore[assignment]  # as dlt's documentation has it
         if in_window and not reads_window(incremental):
             incremental.allow_external_schedulers = False
+        if incremental.on_cursor_value_missing != "raise":
+            incremental.row_order = None  # dlt would take an Arrow page of nulls for one after the end (dlt#4284)
         resource.apply_hints(incremental=incremental)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import dlt
+import pyarrow as pa
 import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
@@ -251,3 +252,26 @@ def test_a_row_that_changes_within_the_cursors_last_value_is_loaded_again(wareho
     load(["paid", "open"])
 
     assert warehouse.rows("SELECT id, state FROM raw_shop.orders ORDER BY id") == [(0, "paid"), (1, "open")]
+
+
+@pytest.mark.parametrize(("missing", "expected"), [("exclude", [1, 2, 5, 6]), ("include", [1, 2, 3, 4, 5, 6])])
+def test_an_arrow_page_without_cursor_values_does_not_end_the_read(
+    warehouse: Warehouse, missing: Any, expected: list[int]
+) -> None:
+    def page(ids: list[int], hours: list[int | None]) -> Any:
+        times = [FIRST + timedelta(hours=hour) if hour else None for hour in hours]
+        return pa.table({"id": ids, "at": pa.array(times, pa.timestamp("us", "UTC"))})
+
+    cursor = dlt.sources.incremental[datetime]("at", row_order="asc", on_cursor_value_missing=missing)
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        @dlt.resource(write_disposition="merge", primary_key="id")
+        def orders(at: Any = cursor) -> Iterator[Any]:
+            yield from (page([1, 2], [1, 2]), page([3, 4], [None, None]), page([5, 6], [3, 4]))
+
+        return orders
+
+    materialize(shop(), "2026-01-01")
+
+    assert loaded(warehouse) == expected
