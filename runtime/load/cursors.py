@@ -25,14 +25,17 @@ def incrementals(source: DltSource) -> Iterator[tuple[DltResource, Incremental[A
             yield resource, found
 
 
-def prepare_cursors(source: DltSource, in_window: bool) -> None:
+def prepare_cursors(source: DltSource, in_window: bool, write_disposition: Any = None) -> None:
     """Gives each resource of a run's own source a cursor of its own. `in_window`: the run has a time window.
+
+    `write_disposition` is that of the run, if it has one of its own.
 
     A row that has changed within its cursor's last value replaces the one that is loaded. dlt leaves out rows whose key
     it has loaded with that value, which gains nothing where rows are merged by a key.
     """
     for resource, incremental in incrementals(source):
-        keys = columns_with(resource, "primary_key") if disposition_of(resource) == "merge" else []
+        is_merged = (_name(write_disposition) or disposition_of(resource)) == "merge"
+        keys = columns_with(resource, "primary_key") if is_merged else []
         own = incremental.primary_key
         if keys and (own is None or [own] == keys or own == keys):
             incremental.primary_key = ()  # type: ignore[assignment]  # as dlt's documentation has it
@@ -90,5 +93,8 @@ def columns_with(resource: DltResource, hint: str) -> list[str]:
 
 def disposition_of(resource: DltResource) -> Any:
     """`append`, `merge`, `replace`, or a function of the rows."""
-    disposition: Any = resource.write_disposition
+    return _name(resource.write_disposition)
+
+
+def _name(disposition: Any) -> Any:
     return disposition.get("disposition") if isinstance(disposition, dict) else disposition

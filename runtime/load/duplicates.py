@@ -13,6 +13,8 @@ from typing import Any
 
 import dlt
 from dlt.common import json
+from dlt.common.schema import Schema
+from dlt.common.schema.utils import get_columns_names_with_prop, get_merge_strategy
 from dlt.extract.source import DltSource
 
 from runtime.load.cursors import columns_with, disposition_of
@@ -28,12 +30,14 @@ class KeyRecorder:
         self._hashes = array("q")
 
     def __call__(self, item: Any) -> Any:
-        if type(item) is dict:
-            self._hashes.append(hash(self.key_of(item)))
+        if (key := self.key_of(item)) is not None:
+            self._hashes.append(hash(key))
         return item
 
-    def key_of(self, item: Mapping[str, Any]) -> Any:
-        return repr([item.get(column) for column in self.columns])
+    def key_of(self, item: Any) -> str | None:
+        """The key of a row. None if it cannot be told: `orderId` may be what the hint calls `order_id`."""
+        values = [item.get(column) for column in self.columns] if type(item) is dict else [None]
+        return None if None in values else repr(values)
 
     def may_have_duplicates(self) -> bool:
         return len(set(self._hashes)) < len(self._hashes)
@@ -60,19 +64,35 @@ def keep_last_rows(pipeline: dlt.Pipeline, keys: Keys) -> None:
         for table, recorder in keys.items():
             if recorder.may_have_duplicates():
                 name = package.schema.naming.normalize_tables_path(table)
+                if not _merges_by(pipeline.schemas[package.schema.name], name, recorder.columns):
+                    continue
                 jobs = [job for job in package.jobs["new_jobs"] if job.job_file_info.table_name == name]
                 files = [Path(job.file_path) for job in jobs if job.job_file_info.file_format == "typed-jsonl"]
                 _keep_last_rows(sorted(files, key=lambda file: file.stat().st_mtime_ns), recorder.key_of)
 
 
-def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], Any]) -> None:
+def _merges_by(schema: Schema, table: str, columns: Sequence[str]) -> bool:
+    """Whether rows with the same values in these columns replace each other. Options of `dlt.run` may say otherwise."""
+    found = schema.tables.get(table)
+    if not found or found.get("write_disposition") != "merge":
+        return False
+    keys = set(get_columns_names_with_prop(found, "primary_key", include_incomplete=True))
+    strategy = get_merge_strategy(schema.tables, table) or "delete-insert"
+    return strategy in ("delete-insert", "upsert") and keys == {schema.naming.normalize_path(key) for key in columns}
+
+
+def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], str | None]) -> None:
     items = (item for file in files for line in _lines(file) for item in line)
-    last = set({key_of(item): number for number, item in enumerate(items)}.values())
+    last = {key_of(item): number for number, item in enumerate(items)}
     numbers = count()
     for file in files:
-        kept = [[item for item in line if next(numbers) in last] for line in _lines(file)]
+        kept = [[one for one in line if _stays(next(numbers), key_of(one), last)] for line in _lines(file)]
         content = "".join(f"{json.dumps(line)}\n" for line in kept if line).encode()
         file.write_bytes(gzip.compress(content) if _is_compressed(file) else content)
+
+
+def _stays(number: int, key: str | None, last: Mapping[str | None, int]) -> bool:
+    return key is None or last[key] == number
 
 
 def _lines(file: Path) -> Iterator[list[Any]]:

@@ -11,18 +11,16 @@ from typing import Any
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource
-from dlt.common.exceptions import TerminalException, TransientException
 
+from runtime.load import retries
 from runtime.load.advice import advice
 from runtime.load.assets import with_readable_metadata
 from runtime.load.resource import IsolatedDltResource
-from runtime.load.retries import disable_run_retries
 
 # In-process: the default executor starts an interpreter for each step. Pools limit steps within one process, too.
 defs = dg.Definitions(resources={"dlt": IsolatedDltResource()}, executor=dg.in_process_executor)
 NOT_LOADED = "not_loaded"  # the last part of a placeholder's key, and its kind
-# What a module may raise. An interrupt is not among them. dlt's two mix-ins are no Exceptions.
-ERRORS = (Exception, SystemExit, TerminalException, TransientException)
+ERRORS = (*retries.ERRORS, SystemExit)  # what a module may raise; an interrupt is not among them
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ def placeholder(module: str, sentence: str) -> dg.Definitions:
         metadata={"what to do": sentence, "traceback": dg.MetadataValue.md(f'`python -c "import {module}"`')},
     )
     def not_loaded(context: dg.AssetExecutionContext) -> None:
-        disable_run_retries(context.op_execution_context)
+        retries.disable_run_retries(context.op_execution_context)
         raise dg.Failure(sentence, allow_retries=False)
 
     return dg.Definitions(assets=[not_loaded])

@@ -125,7 +125,7 @@ class IsolatedDltResource(DagsterDltResource):
         )
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
-        prepare_cursors(source, in_window=time_window(op) is not None)
+        prepare_cursors(source, time_window(op) is not None, kwargs.get("write_disposition"))
         with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
             check_values(source, pipeline)
             pipeline.keys = record_keys(source)

@@ -11,8 +11,8 @@ from dlt.common.destination.exceptions import SchemaUpdateError
 from dlt.common.exceptions import DltException, TerminalException, TransientException
 from dlt.destinations.exceptions import DestinationConnectionError
 from dlt.load.exceptions import LoadClientJobException
-from requests.exceptions import ChunkedEncodingError, ContentDecodingError, HTTPError, SSLError, TooManyRedirects
 from requests.exceptions import ConnectionError as RequestsConnectionError
+from requests.exceptions import HTTPError, SSLError, TooManyRedirects
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -34,7 +34,7 @@ REFUSED_BY_DATABASE = ("DataError", "IntegrityError", "NotSupportedError", "Insu
 UNRESOLVED = re.compile(r"Failed to resolve '([^']+)'")
 # dlt's two mix-ins derive from BaseException, as the interrupts do that end a run.
 ERRORS = (Exception, TerminalException, TransientException)
-TRANSIENT = (TransientException, DestinationConnectionError, OSError, ChunkedEncodingError, ContentDecodingError)
+TRANSIENT = (TransientException, DestinationConnectionError, OSError)
 # `requests` derives all its errors from OSError. A wrong URL, a wrong certificate and an answer that is no JSON stay.
 PERMANENT = (
     FileNotFoundError,

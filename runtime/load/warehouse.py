@@ -68,14 +68,14 @@ def stored_schemas(pipeline: dlt.Pipeline, name: str) -> Iterator[Schema]:
     Partitions that load at the same time store a version each, which lacks the tables of the others.
     """
     with suppress(DestinationUndefinedEntity), destination_client(pipeline) as client:
+        if isinstance(client, WithStateSync) and (stored := client.get_stored_schema(name)):
+            yield Schema.from_stored_schema(json.loads(stored.schema))
         if isinstance(client, SqlJobClientBase):
             table = client.sql_client.make_qualified_table_name(client.schema.version_table_name)
             found = client.sql_client.execute_sql(
                 f"SELECT schema FROM {table} WHERE schema_name = %s ORDER BY inserted_at DESC", name
             )
-            yield from (Schema.from_stored_schema(json.loads(row[0])) for row in found or ())
-        elif isinstance(client, WithStateSync) and (stored := client.get_stored_schema(name)):
-            yield Schema.from_stored_schema(json.loads(stored.schema))
+            yield from (Schema.from_stored_schema(json.loads(row[0])) for row in (found or ())[1:])
 
 
 def warehouse_name() -> str:

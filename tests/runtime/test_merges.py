@@ -102,3 +102,39 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
         ("new", 500, 500)
     ]
     assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]
+
+
+@pytest.mark.parametrize(
+    ("hints", "options", "expected"),
+    [
+        ({"primary_key": "order_id"}, {}, [(1, 2), (2, 1)]),  # dlt finds `orderId` by this name, too
+        ({"primary_key": "orderId"}, {}, [(1, 2), (2, 1)]),
+        ({"primary_key": "orderId"}, {"write_disposition": "append"}, [(1, 1), (1, 2), (2, 1)]),
+        ({"primary_key": "orderId"}, {"primary_key": ["orderId", "version"]}, [(1, 1), (1, 2), (2, 1)]),
+    ],
+    ids=["spelled otherwise", "as it comes", "appended", "another key"],
+)
+def test_only_rows_that_replace_each_other_are_left_out(
+    warehouse: Warehouse, hints: dict[str, Any], options: dict[str, Any], expected: list[tuple[int, int]]
+) -> None:
+    rows = [{"orderId": 1, "version": 1}, {"orderId": 2, "version": 1}, {"orderId": 1, "version": 2}]
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        return dlt.resource(rows, name="orders", write_disposition="merge", **hints)
+
+    @dlt_assets(
+        dlt_source=shop(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
+        yield from dlt.run(context=context, **options)
+
+    dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+
+    found = warehouse.rows("SELECT order_id, version FROM orders ORDER BY 1, 2")
+    assert [order for order, _ in found] == [order for order, _ in expected]
+    if hints["primary_key"] == "order_id":
+        return  # the warehouse chooses one of the two versions
+    assert found == expected
