@@ -23,7 +23,7 @@ from dlt.normalize.items_normalizers import JsonLItemsNormalizer
 
 from runtime.accelerate.parquet import ColumnBatch
 from runtime.accelerate.plans import ChildTable, Coerce, FallbackToDlt, Flatten, Keep, Nest, Plan, RowPath, Skip
-from runtime.load.values import DataItemNormalizer as StrictNormalizer
+from runtime.load.values.normalizer import DataItemNormalizer as StrictNormalizer
 
 SLICE = 250  # items. More do not save time, and when one is not covered, what was planned after it is thrown away
 FIRST_SLICE = 25

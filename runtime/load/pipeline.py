@@ -17,16 +17,16 @@ from dlt.common.exceptions import TerminalException
 from dlt.common.pipeline import LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
 
-from runtime.load.columns import check_columns
 from runtime.load.directories import data_directory
-from runtime.load.duplicates import Keys, keep_last_rows
 from runtime.load.guards import check_destination, check_first_load_of_partition, check_merges, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
 from runtime.load.retries import ERRORS, disk_is_full, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
-from runtime.load.values import strict_values
+from runtime.load.values.columns import check_columns
+from runtime.load.values.duplicates import Keys, keep_last_rows
+from runtime.load.values.normalizer import strict_values
 from runtime.load.warehouse import stored_schemas
 
 

@@ -18,11 +18,8 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from runtime.load.advice import missing_settings, without_secrets
 from runtime.load.assets import dlt_objects
-from runtime.load.columns import ValueRefused
 from runtime.load.cursors import prepare_cursors
 from runtime.load.directories import data_directory
-from runtime.load.duplicates import record_keys
-from runtime.load.items import check_values
 from runtime.load.locks import partition_lock, pipeline_lock
 from runtime.load.metadata import resource_metadata
 from runtime.load.partitions import needs_pipeline_alone, partition_label, time_interval, time_window
@@ -40,6 +37,9 @@ from runtime.load.retries import (
 )
 from runtime.load.source_state import source_state
 from runtime.load.sweep import sweep_files
+from runtime.load.values.columns import ValueRefused
+from runtime.load.values.duplicates import record_keys
+from runtime.load.values.items import check_values
 from runtime.load.warehouse import query_int
 
 Context = OpExecutionContext | AssetExecutionContext

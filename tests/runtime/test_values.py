@@ -14,7 +14,7 @@ from dagster_dlt.dlt_event_iterator import DltEventType
 
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
-from runtime.load.values import CAN_BE_UNDONE, coerce
+from runtime.load.values.normalizer import CAN_BE_UNDONE, coerce
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from runtime.accelerate.normalizer import ColumnarNormalizer, Pace
-from runtime.load.values import strict_values
+from runtime.load.values.normalizer import strict_values
 from tests.runtime.accelerate.comparison import Outcome, compared
 
 # ---- any items ----

@@ -15,8 +15,8 @@ from dlt.extract.items import TableNameMeta
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
-from runtime.load.columns import ValueRefused, as_column, fit, type_of
-from runtime.load.values import LARGEST, SMALLEST, type_of_decimal
+from runtime.load.values.columns import ValueRefused, as_column, fit, type_of
+from runtime.load.values.normalizer import LARGEST, SMALLEST, type_of_decimal
 
 ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
 SOUND_TYPES = frozenset({bool, type(None), datetime, date, time, bytes})

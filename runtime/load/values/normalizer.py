@@ -27,8 +27,8 @@ from dlt.common.storages.load_package import PackageStorage
 from dlt.common.time import ensure_datetime_in_tz
 from dlt.common.typing import VARIANT_FIELD_FORMAT
 
-from runtime.load.columns import ColumnType, ValueRefused, type_of
 from runtime.load.providers import asked_first
+from runtime.load.values.columns import ColumnType, ValueRefused, type_of
 
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of a bigint
 BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}0*[1-9]")
