@@ -106,6 +106,15 @@ def unhealthy_services() -> Iterator[str]:
         log = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
         yield f"{service} is not healthy ({container['Status']}). Its last lines:"
         yield from (f"  {line}" for line in ANSI.sub("", log).splitlines())
+        if answer := health_check(container["ID"]):
+            yield f"Its last health check: {answer}"
+
+
+def health_check(container: str) -> str:
+    """What the container's last health check printed, such as a timeout. Empty if it has none."""
+    command = ["docker", "inspect", "--format", "{{json .State.Health}}", container]
+    health = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout or "null")
+    return str(health["Log"][-1]["Output"]).strip() if health and health["Log"] else ""
 
 
 def missing_secrets(services: Mapping[str, Any]) -> Iterator[str]:
