@@ -40,7 +40,8 @@ test: .venv/synced ## run unit and integration tests, without Docker
 	$(RUN) pytest --numprocesses 2 --ignore tests/stack
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
-	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py
+	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py --ignore tests/stack/test_up.py
+	$(RUN) pytest tests/stack/test_up.py
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations
