@@ -12,6 +12,7 @@
 - **Deletions** are changes too: a time in the column `deleted` removes the row from the warehouse. A row that is
   deleted in the database itself stays: empty the table in the warehouse and load it again.
 - **An empty table** is created in the warehouse with its first row.
+- **Comments** on columns become the descriptions of the warehouse's columns.
 
 Creating the source needs neither the database nor a secret.
 
@@ -78,7 +79,7 @@ def sql_tables(
         table_loader_class=adbc.AdbcTableLoader,
         defer_table_reflect=True,
         detect_precision_hints=None,  # deprecated: its default would log a warning
-        table_adapter_callback=_check_primary_key,
+        table_adapter_callback=_prepare,
         type_adapter_callback=_known_type,
         query_adapter_callback=_lossless_query,
     )
@@ -131,11 +132,17 @@ def _url(given: str | None) -> sa.URL:
     raise PermanentSourceError(f"{VARIABLE} must look like postgresql://user:password@host:5432/database.")
 
 
-def _check_primary_key(table: sa.Table) -> None:
+def _prepare(table: sa.Table) -> None:
+    """Checks a reflected table, and describes its columns as the database's comments do."""
     if not table.primary_key:
         raise PermanentSourceError(
             f"The table {table.name} has no primary key to merge on: add one, or remove the table from the source."
         )
+    described: dict[str, Any] = {
+        column.name: {"name": column.name, "description": column.comment} for column in table.columns if column.comment
+    }
+    if described:
+        dlt.current.resource().apply_hints(columns=described)
 
 
 def _known_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:

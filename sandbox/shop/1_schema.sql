@@ -24,7 +24,7 @@ CREATE TABLE products (
     sku        varchar(20) NOT NULL UNIQUE,
     name       text NOT NULL,
     price      numeric(10, 2) NOT NULL,
-    weight     numeric, -- kilograms, any number of digits
+    weight     numeric,
     rating     double precision,
     sizes      integer[],
     attributes jsonb,
@@ -59,6 +59,28 @@ CREATE TABLE order_items (
     deleted_at timestamptz,
     PRIMARY KEY (order_id, line)
 );
+
+-- The catalogue shows these as the descriptions of the warehouse's columns.
+COMMENT ON COLUMN customers.public_id IS 'Id that the customer sees, for example in links';
+COMMENT ON COLUMN customers.credit_limit IS 'Most that open orders may add up to, in euros. Null: no limit';
+COMMENT ON COLUMN customers.preferences IS 'What the customer has set in the app';
+COMMENT ON COLUMN customers.newsletter IS 'Whether the customer receives the newsletter';
+COMMENT ON COLUMN products.sku IS 'Number of the article in the warehouse and on labels';
+COMMENT ON COLUMN products.price IS 'Price of one piece, in euros';
+COMMENT ON COLUMN products.weight IS 'Weight in kilograms, with any number of digits';
+COMMENT ON COLUMN products.rating IS 'Mean of the customers'' ratings, from 0 to 5';
+COMMENT ON COLUMN products.sizes IS 'Sizes that are in stock';
+COMMENT ON COLUMN orders.customer_id IS 'Customer who ordered: customers.id';
+COMMENT ON COLUMN orders.status IS 'placed, paid, shipped or returned';
+COMMENT ON COLUMN orders.total IS 'What the order costs, in the customer''s currency';
+COMMENT ON COLUMN orders.exchange_rate IS 'Euros for one unit of the customer''s currency when it was placed';
+COMMENT ON COLUMN orders.coupons IS 'Codes of the coupons that were used';
+COMMENT ON COLUMN orders.picked_up_at IS 'Time of day at which the carrier picked the order up';
+COMMENT ON COLUMN orders.placed_at IS 'When the customer ordered';
+COMMENT ON COLUMN orders.updated_at IS 'When the order changed last';
+COMMENT ON COLUMN order_items.line IS 'Number of the line in its order, from 1';
+COMMENT ON COLUMN order_items.product_id IS 'Product that was ordered: products.id';
+COMMENT ON COLUMN order_items.unit_price IS 'Price of one piece when it was ordered';
 
 -- Without these, every daily load would scan the whole table.
 CREATE INDEX ON orders (updated_at);

@@ -159,6 +159,17 @@ def test_a_row_without_a_cursor_value_is_loaded(database: Database, any_warehous
     assert any_warehouse.rows("SELECT id, note FROM orders ORDER BY id") == [(1, "new"), (2, "changed")]
 
 
+def test_comments_in_the_database_describe_the_columns(database: Database, any_warehouse: SourceWarehouse) -> None:
+    database.execute("COMMENT ON COLUMN orders.note IS 'What the customer wrote'")
+    insert(database, 1, 2)
+    any_warehouse.load(orders())
+
+    columns = any_warehouse.pipeline.default_schema.tables["orders"]["columns"]
+    assert columns["note"]["description"] == "What the customer wrote"
+    assert columns["deleted_at"]["hard_delete"]
+    assert "description" not in columns["id"]
+
+
 def test_a_new_column_is_loaded(database: Database, any_warehouse: SourceWarehouse) -> None:
     insert(database, 1, 1)
     any_warehouse.load(orders())
