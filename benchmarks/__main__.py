@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import apis, databases, growth, isolation, orchestration, peers, shapes, streams
+from benchmarks import apis, databases, events, growth, isolation, orchestration, peers, shapes, streams
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "apis": apis.run,
     "apis-many": lambda: apis.run(100_000),
     "streams": streams.run,
+    "events": events.run,
     "growth": growth.run,
     "orchestration": orchestration.run,
     "backfills": orchestration.backfills,

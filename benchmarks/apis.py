@@ -21,11 +21,12 @@ from benchmarks.measure import QUIET, Measured, as_a_fork, measure, spread, tabl
 if TYPE_CHECKING:
     from tests.support.sandbox import Sandbox
 
-LIMIT, OURS, FORK, DLT = "limit", "ours", "fork", "dlt"
+LIMIT, OURS, FORK, PLAIN, DLT = "limit", "ours", "fork", "plain", "dlt"
 CONTENDERS = {
     LIMIT: "limit: fetched, then DuckDB's own JSON reader",
     OURS: "**this deployment**, a Dagster run and all",
     FORK: "**this deployment**, as its server starts a run",
+    PLAIN: "**this deployment**, likewise, but `RUNTIME__ACCELERATE=false`",
     DLT: "the same source with dlt's defaults",
 }
 OWNER, NAME = "sandbox", "bench"
@@ -45,7 +46,7 @@ def run(issues: int = 10_000, rounds: int = 5) -> str:
     """The table, in Markdown."""
     with api(issues) as url:
         expected = loaded(LIMIT, url)[1]  # and the answers are there
-        names = list(CONTENDERS) if issues <= 10_000 else [LIMIT, OURS, FORK]
+        names = list(CONTENDERS) if issues <= 10_000 else [LIMIT, OURS, FORK, PLAIN]
         results = take_turns({name: partial(checked, name, url, expected) for name in names}, rounds)
     seconds = {name: [one.seconds for one in measured] for name, measured in results.items()}
     limit = sorted(seconds[LIMIT])[rounds // 2]
@@ -79,7 +80,9 @@ def loaded(name: str, url: str) -> tuple[Measured, list[Any]]:
             "DLT_DATA_DIR": f"{folder}/dlt",
             "DESTINATION__DUCKDB__CREDENTIALS": file,
         }
-        done = measure("benchmarks.apis", name, environment=environment, says_seconds=name == FORK)
+        if name == PLAIN:
+            environment["RUNTIME__ACCELERATE"] = "false"
+        done = measure("benchmarks.apis", name, environment=environment, says_seconds=name in (FORK, PLAIN))
         with duckdb.connect(file, read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             return done, [checksum(connection, name, columns.split(", ")) for name, columns in COLUMNS.items()]
@@ -145,7 +148,8 @@ def replayed(sandbox: "Sandbox", latency: float = 0.0) -> Iterator[str]:
 
 def load(name: str) -> None:
     """One measurement, in a process of its own."""
-    work: dict[str, Callable[[], None]] = {LIMIT: _fetch, OURS: _ours, FORK: partial(as_a_fork, _ours), DLT: _dlt}
+    fork = partial(as_a_fork, _ours)
+    work: dict[str, Callable[[], None]] = {LIMIT: _fetch, OURS: _ours, FORK: fork, PLAIN: fork, DLT: _dlt}
     work[name]()
 
 

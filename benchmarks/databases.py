@@ -14,13 +14,14 @@ from typing import Any
 
 from benchmarks.measure import QUIET, Measured, as_a_fork, measure, postgres, spread, table, take_turns
 
-LIMIT, OURS, FORK = "limit", "ours", "fork"
+LIMIT, OURS, FORK, PLAIN = "limit", "ours", "fork", "plain"
 # By warehouse, as the table names them. All but the limit merge on the primary key.
 CONTENDERS = {
     "duckdb": {
         LIMIT: "limit: ADBC straight into DuckDB",
         OURS: "**this deployment**, a Dagster run and all",
         FORK: "**this deployment**, as its server starts a run",
+        PLAIN: "**this deployment**, likewise, but `RUNTIME__ACCELERATE=false`",
         "pyarrow": "dlt, backend pyarrow, parquet",
         "defaults": "dlt, its defaults",
     },
@@ -28,6 +29,7 @@ CONTENDERS = {
         LIMIT: "limit: binary COPY, piped",
         OURS: "**this deployment**, a Dagster run and all",
         FORK: "**this deployment**, as its server starts a run",
+        PLAIN: "**this deployment**, likewise, but `RUNTIME__ACCELERATE=false`",
         "pyarrow": "dlt, backend pyarrow, parquet",
         "pyarrow-csv": "dlt, backend pyarrow, its own format (csv)",
     },
@@ -112,17 +114,25 @@ def load_into_empty(name: str, warehouse: str, source: str, expected: Columns) -
             "WAREHOUSE": warehouse,
             "DLT_DATA_DIR": f"{folder}/dlt",
         }
+        if name == PLAIN:
+            environment["RUNTIME__ACCELERATE"] = "false"
+        run = partial(
+            measure,
+            "benchmarks.databases",
+            name,
+            warehouse,
+            environment=environment,
+            says_seconds=name in (FORK, PLAIN),
+        )
         if warehouse == "duckdb":
             file = f"{folder}/warehouse.duckdb"
             environment["DESTINATION__DUCKDB__CREDENTIALS"] = file
-            done = measure("benchmarks.databases", name, warehouse, environment=environment, says_seconds=name == FORK)
+            done = run()
             found = columns_in_duckdb(file, "raw")
         else:
             with postgres() as target:
                 environment["DESTINATION__POSTGRES__CREDENTIALS"] = target
-                done = measure(
-                    "benchmarks.databases", name, warehouse, environment=environment, says_seconds=name == FORK
-                )
+                done = run()
                 found = columns_in_postgres(target, "raw")
         assert not (wrong := changed(expected, found)), f"{name} has not loaded what is there: {wrong}"
         return done
@@ -134,7 +144,7 @@ def load(name: str, warehouse: str) -> None:
         (_adbc_into_duckdb if warehouse == "duckdb" else _copy_into_postgres)()
     elif name == OURS:
         _ours()
-    elif name == FORK:
+    elif name in (FORK, PLAIN):
         as_a_fork(_ours)
     else:
         _dlt(name, warehouse)
