@@ -74,20 +74,18 @@ class EventLogStorage(PostgresEventLogStorage):
         """Claims a slot for a step, or lets it wait. Waiting steps call this again and again.
 
         In Dagster, only the step that frees a slot assigns it to a waiting step, once. If its process dies in between,
-        or the next step registers at that moment, the slot stays free for ever. Here each poll assigns a free slot.
+        or the next step registers at that moment, the slot stays free for ever. Here each poll assigns a slot that
+        nobody is assigned.
         """
         status = super().claim_concurrency_slot(concurrency_key, run_id, step_key, priority)
-        if status.is_claimed or status.is_assigned or not self._has_free_slot(concurrency_key):
+        if status.is_claimed or status.is_assigned or not self.has_unassigned_slots(concurrency_key):
             return status
         self.assign_pending_steps([concurrency_key])
         return super().claim_concurrency_slot(concurrency_key, run_id, step_key, priority)
 
-    def _has_free_slot(self, concurrency_key: str) -> bool:
-        with self.index_connection() as connection:
-            return connection.execute(_free_slot(concurrency_key)).first() is not None
-
     def _claim_concurrency_slot(self, concurrency_key: str, run_id: str, step_key: str) -> ConcurrencySlotStatus:
-        free = _free_slot(concurrency_key).with_for_update(skip_locked=True)
+        is_free = (SLOT.concurrency_key == concurrency_key, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
+        free = db.select(SLOT.id).where(*is_free).limit(1).with_for_update(skip_locked=True)
         claim = db.update(ConcurrencySlotsTable).where(SLOT.id == free.scalar_subquery())
         with self.index_transaction() as connection:
             claimed = connection.execute(claim.values(run_id=run_id, step_key=step_key)).rowcount
@@ -123,8 +121,3 @@ class EventLogStorage(PostgresEventLogStorage):
                 new_slots = self._allocate_concurrency_slots(connection, concurrency_key, default)
         self.assign_pending_steps(new_slots)
         return True
-
-
-def _free_slot(concurrency_key: str) -> db.Select[tuple[int]]:
-    free = (SLOT.concurrency_key == concurrency_key, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
-    return db.select(SLOT.id).where(*free).limit(1)

@@ -89,12 +89,28 @@ def test_a_waiting_step_gets_a_slot_that_nobody_assigned(open_instance: Open) ->
         assert isinstance(storage, PostgresEventLogStorage)
         storage.initialize_concurrency_limit_to_default(POOL)
         claims = [storage.claim_concurrency_slot(POOL, run_id, "load").is_claimed for run_id in ("first", "second")]
-        with storage.index_connection() as connection:  # the process of the first dies between its two updates
+        with storage.index_connection() as connection:  # the first frees its slot and dies before it assigns it
             connection.execute(text("UPDATE concurrency_slots SET run_id = NULL, step_key = NULL"))
+            connection.execute(text("DELETE FROM pending_steps WHERE run_id = 'first'"))
 
         assert claims == [True, False]
         assert storage.claim_concurrency_slot(POOL, "second", "load").is_claimed
         assert not storage.claim_concurrency_slot(POOL, "third", "load").is_claimed
+
+
+@pytest.mark.parametrize("open_instance", ["ours"], indirect=True)
+def test_the_waiting_step_with_the_highest_priority_gets_the_next_slot(open_instance: Open) -> None:
+    with open_instance(1) as instance:
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default(POOL)
+
+        def claim(run_id: str, priority: int = 0) -> bool:
+            return bool(storage.claim_concurrency_slot(POOL, run_id, "load", priority).is_claimed)
+
+        assert [claim("working"), claim("early"), claim("urgent", 2), claim("late")] == [True, False, False, False]
+        storage.free_concurrency_slots_for_run("working")
+
+        assert [claim("early"), claim("late"), claim("urgent", 2)] == [False, False, True]
 
 
 def test_pools_follow_a_change_of_the_default_but_not_those_set_by_hand(open_instance: Open) -> None:
