@@ -68,7 +68,9 @@ class RunPipeline(dlt.Pipeline):
             if self.pipeline_name != self.template.pipeline_name and self.source.name not in self.schemas:
                 check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
                 if schema := next(stored_schemas(self, self.source.name), None):  # of the other partitions' tables
-                    self.schemas.save_schema(schema)
+                    self.schemas.save_schema(schema, link_import_schema=False)
+                    # Loading takes over a file in import_schema_path that has changed since.
+                    self.schemas.save_schema(self.schemas.load_schema(schema.name), link_import_schema=False)
 
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
         keep_last_rows(self, self.keys)
