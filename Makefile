@@ -4,7 +4,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down proof demo dev check format test test-stack test-plain chaos stress bench bench-small clean
+.PHONY: help up down proof demo dev check format test test-stack test-plain test-upstream chaos stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -46,6 +46,10 @@ test-stack: .venv/synced ## test the real compose stack, in its own project (nee
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations
 	RUNTIME__ACCELERATE=false $(RUN) pytest tests/stack/test_stack.py -k "accelerated or arrive"
+
+test-upstream: $(UV) ## run the suites of Dagster and dlt against the libraries and against ours (takes hours; SUITE=… runs one)
+	@$(UV) run --locked --isolated --group upstream python -m tests.upstream $(SUITE)
+	AS_DLT_HISTORIES=200 $(RUN) pytest --numprocesses 2 tests/runtime/test_as_dlt.py
 
 chaos: .venv/synced ## kill each part of the stack during a backfill and print how long each recovery takes
 	$(RUN) pytest tests/stack/test_chaos.py

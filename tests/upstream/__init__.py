@@ -1,0 +1,1 @@
+"""The libraries' own test suites, against ours."""
