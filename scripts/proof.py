@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -123,16 +123,17 @@ def load(contender: Contender, database: str, folder: str, run: Run, start: Any)
         "RUNTIME__LOG_LEVEL": "CRITICAL",
     }
     directory = str(os.getpid()) if contender.directory_per_run else "pipelines"
-    assets = orders_assets(database, str(Path(folder) / directory), run)
-    start.wait()
-    result = dg.materialize(
-        [assets],
-        resources={"dlt": contender.resource()},
-        partition_key=run.region or REGIONS[0],
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
-    sys.exit(0 if result.success else 1)
+    start.wait(timeout=60)
+    with suppress(Exception):  # dlt.pipeline() may fail in a directory that runs share: that run has failed, too
+        result = dg.materialize(
+            [orders_assets(database, str(Path(folder) / directory), run)],
+            resources={"dlt": contender.resource()},
+            partition_key=run.region or REGIONS[0],
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+        sys.exit(0 if result.success else 1)
+    sys.exit(1)
 
 
 def orders_assets(database: str, pipelines_dir: str, run: Run) -> dg.AssetsDefinition:
