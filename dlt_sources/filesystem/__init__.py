@@ -44,7 +44,7 @@ from fsspec import AbstractFileSystem
 from dlt_sources import settings
 from dlt_sources.columns import columns
 from dlt_sources.errors import PermanentSourceError, TransientSourceError
-from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns, check_nul, check_values
+from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns, check_keys, check_nul, check_values
 
 __all__ = ["filesystem_tables", "list_files"]
 
@@ -97,10 +97,12 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                     if for_postgres:
                         check_nul(copy, file_format)
                     for batch in READERS[file_format](copy):
-                        count += len(batch)
                         if isinstance(batch, pa.RecordBatch):
                             check_columns(batch.schema, table, reserved=_COLUMNS)
                             check_values(batch, for_postgres)
+                        else:
+                            check_keys(batch, count + 1, reserved=_COLUMNS)
+                        count += len(batch)
                     has_rows = has_rows or count > 0
                     copy.seek(0)
                     if path in loaded and not count:

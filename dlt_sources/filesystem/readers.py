@@ -15,6 +15,8 @@ import pyarrow.parquet
 from dlt.common import json
 from dlt.common.arithmetics import DEFAULT_NUMERIC_PRECISION, DEFAULT_NUMERIC_SCALE
 from dlt.common.libs.pyarrow import UnsupportedArrowTypeException, py_arrow_to_table_schema_columns
+from dlt.common.normalizers.json.relational import DataItemNormalizer
+from dlt.common.normalizers.naming import NamingConvention
 
 Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
 
@@ -153,6 +155,47 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
     "jsonl": read_jsonl,
     "parquet": read_parquet,
 }
+
+
+def check_keys(rows: list[dict[str, Any]], first: int, reserved: Collection[str]) -> None:
+    """Raises for an object in which two keys with different values become one column or one child table."""
+    naming = dlt.current.source_schema().naming
+    fine: set[tuple[str, ...]] = set()  # keys of flat rows
+    for number, row in enumerate(rows, start=first):
+        is_flat = not any(type(value) in (dict, list) for value in row.values())
+        if not (is_flat and tuple(row) in fine):
+            for key in row:
+                if _normalized(key, naming) in reserved:
+                    raise BrokenFile(f"row {number}: the key {key!r} is the name of a column that this source adds")
+            _check_object(row, naming, number)
+        if is_flat and None not in row.values():
+            fine.add(tuple(row))
+
+
+def _check_object(one: dict[str, Any], naming: NamingConvention, number: int) -> None:
+    found: dict[tuple[str, bool], tuple[str, Any]] = {}
+    for path, value in _leaves(one):
+        if value is None or value == []:
+            continue
+        name = naming.shorten_fragments(*(_normalized(key, naming) for key in path))
+        other, known = found.setdefault((name, type(value) is list), (".".join(path), value))
+        if known is not value and (type(known), known) != (type(value), value):
+            raise BrokenFile(f"row {number}: the keys {other!r} and {'.'.join(path)!r} both become {name}")
+        for item in value if type(value) is list else ():
+            if type(item) is dict:
+                _check_object(item, naming, number)
+
+
+def _normalized(key: str, naming: NamingConvention) -> str:
+    return naming.normalize_identifier(key) if key and not key.isspace() else DataItemNormalizer.EMPTY_KEY_IDENTIFIER
+
+
+def _leaves(one: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in one.items():
+        if type(value) is dict:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
 
 
 def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> None:

@@ -367,6 +367,24 @@ def test_numbers_of_a_json_file_are_exact_or_the_file_is_broken(folder: Folder, 
     ]
 
 
+def test_a_json_file_whose_keys_become_one_column_is_broken(folder: Folder, warehouse: SourceWarehouse) -> None:
+    folder.write("clicks/a.jsonl", '{"id": 1, "orderId": 7, "order_id": 7, "at": {"x": 1}, "At": {"x": null}, "": 1}')
+    two = "row 2: the keys 'orderId' and 'order_id' both become order_id"
+    broken = {
+        "b": ('{"id": 2}\n{"orderId": 7, "order_id": 8}', two),
+        "c": ('{"at": {"x": 1}, "At": {"x": 2}}', "row 1: the keys 'at.x' and 'At.x' both become at__x"),
+        "d": ('{"n": [{"aB": 1, "a_b": 2}]}', "row 1: the keys 'aB' and 'a_b' both become a_b"),
+        "e": ('{"aB": [1], "a_b": [2]}', "row 1: the keys 'aB' and 'a_b' both become a_b"),
+        "f": ('{"_File": "x"}', "row 1: the key '_File' is the name of a column that this source adds"),
+    }
+    for name, (content, _) in broken.items():
+        folder.write(f"clicks/{name}.jsonl", content)
+    load(warehouse, folder.source())
+
+    assert folder.broken == {f"clicks/{name}.jsonl": reason for name, (_, reason) in broken.items()}
+    assert warehouse.rows("SELECT id, order_id, at__x FROM clicks") == [(1, 7, 1)]
+
+
 def test_a_file_that_changes_during_the_load_is_left_to_the_next_load(
     folder: Folder, warehouse: SourceWarehouse
 ) -> None:
