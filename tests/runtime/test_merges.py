@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import dlt
 import psycopg2
+import pyarrow as pa
 import pytest
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dlt.destinations.exceptions import DatabaseTransientException
@@ -102,6 +103,33 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
         ("new", 500, 500)
     ]
     assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]
+
+
+@pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
+def test_of_arrow_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: Any) -> None:
+    """Also if the key is in another page. Its column is renamed by dlt."""
+    ids = [1, 2, 1, 3, 4, 3, 3]
+    table = pa.table({"Order Id": ids, "line": ["a"] * len(ids), "version": [f"v{n}" for n in range(len(ids))]})
+    hints: Any = {"primary_key": ["Order Id", "line"], "write_disposition": disposition}
+
+    @dlt.source(name="shop", section="shop")
+    def shop() -> Any:
+        return dlt.resource(lambda: iter([table[:2], table[2:5], table[5:]]), name="orders", **hints)
+
+    @dlt_assets(
+        dlt_source=shop(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
+        yield from dlt.run(context=context)
+
+    result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+
+    rows = warehouse.rows("SELECT order_id, version FROM orders ORDER BY order_id")
+    assert rows == [(1, "v2"), (2, "v1"), (3, "v6"), (4, "v4")]
+    [materialization] = result.asset_materializations_for_node("assets")
+    assert materialization.metadata["rows_loaded"].value == 4
 
 
 @pytest.mark.parametrize(

@@ -62,13 +62,18 @@ def keep_last_rows(pipeline: dlt.Pipeline, keys: Keys) -> None:
     for load_id in pipeline.list_extracted_load_packages():
         package = pipeline.get_load_package_info(load_id)
         for table, recorder in keys.items():
+            name = package.schema.naming.normalize_tables_path(table)
+            jobs = [job for job in package.jobs["new_jobs"] if job.job_file_info.table_name == name]
+            if not jobs or not _merges_by(pipeline.schemas[package.schema.name], name, recorder.columns):
+                continue
+            files: dict[str, list[Path]] = {"parquet": [], "typed-jsonl": []}
+            for job in sorted(jobs, key=lambda job: Path(job.file_path).stat().st_mtime_ns):
+                files.setdefault(job.job_file_info.file_format, []).append(Path(job.file_path))
+            if files["parquet"]:
+                columns = [package.schema.naming.normalize_path(column) for column in recorder.columns]
+                _keep_last_arrow_rows(files["parquet"], columns)
             if recorder.may_have_duplicates():
-                name = package.schema.naming.normalize_tables_path(table)
-                if not _merges_by(pipeline.schemas[package.schema.name], name, recorder.columns):
-                    continue
-                jobs = [job for job in package.jobs["new_jobs"] if job.job_file_info.table_name == name]
-                files = [Path(job.file_path) for job in jobs if job.job_file_info.file_format == "typed-jsonl"]
-                _keep_last_rows(sorted(files, key=lambda file: file.stat().st_mtime_ns), recorder.key_of)
+                _keep_last_rows(files["typed-jsonl"], recorder.key_of)
 
 
 def _merges_by(schema: Schema, table: str, columns: Sequence[str]) -> bool:
@@ -89,6 +94,27 @@ def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], str | None]) 
         kept = [[one for one in line if _stays(next(numbers), key_of(one), last)] for line in _lines(file)]
         content = "".join(f"{json.dumps(line)}\n" for line in kept if line).encode()
         file.write_bytes(gzip.compress(content) if _is_compressed(file) else content)
+
+
+def _keep_last_arrow_rows(files: Sequence[Path], columns: Sequence[str]) -> None:
+    """The same for Arrow tables. A row without a key stays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    keys = pa.concat_tables([pq.read_table(file, columns=columns) for file in files], promote_options="permissive")
+    numbers = pa.array(range(len(keys)), pa.int64())
+    keys = keys.append_column("number of the row", numbers).drop_null()
+    last = keys.group_by(columns).aggregate([("number of the row", "max")])["number of the row_max"]
+    if len(last) == len(keys):
+        return
+    superseded = keys["number of the row"].filter(pc.invert(pc.is_in(keys["number of the row"], last)))
+    start = 0
+    for file in files:
+        table = pq.read_table(file)
+        stays = pc.invert(pc.is_in(numbers.slice(start, len(table)), superseded))
+        pq.write_table(table.filter(stays), file)
+        start += len(table)
 
 
 def _stays(number: int, key: str | None, last: Mapping[str | None, int]) -> bool:
