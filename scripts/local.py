@@ -8,10 +8,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from dotenv import dotenv_values
@@ -20,7 +22,7 @@ from sandbox.shop import running_shop
 from scripts import port_is_free, sources
 
 if TYPE_CHECKING:
-    from dagster import AssetKey, DagsterInstance, Definitions, JobDefinition
+    from dagster import AssetKey, DagsterInstance, Definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERY = "duckdb.connect('{}').table('raw_github.issues').show()"
@@ -51,25 +53,10 @@ def demo() -> int:
     chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
     os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # the sources' warnings, such as an API's rate limit
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
-        from dagster import DagsterInstance
-
         database = Path(os.environ["DESTINATION__DUCKDB__CREDENTIALS"])
-        before, failures = count_rows(database), 0
-        with DagsterInstance.get() as instance:
-            print(f"{'location':<14}{'partition':<32}{'rows sent':>12}{'seconds':>9}")
-            for location in locations():
-                definitions, skipped = load(location), without_stand_in(location, settings)
-                for name in skipped:
-                    print(f"{location:<14}{skip_reason(name)}")
-                job = definitions.resolve_implicit_global_asset_job_def()
-                for partition, selected, tags in runs_of(definitions, keys_of(location, skipped)):
-                    print(f"{location:<14}{partition:<32}", end="", flush=True)
-                    begun = time.monotonic()
-                    rows, failed = materialize(job, instance, selected, tags)
-                    print(f"{rows:>12,}{time.monotonic() - begun:>9.1f}")
-                    for failure in failed:
-                        print(f"  FAILED {failure}")
-                    failures += len(failed)
+        before = count_rows(database)
+        print(line("location", "partition", "", "rows sent", "seconds"), flush=True)
+        failures = sum(load_all(settings))
         after = count_rows(database)
         print(f"\n{os.path.relpath(database):<58}{'rows':>12}{'new':>12}")
         for table, rows in after.items():
@@ -83,6 +70,52 @@ def demo() -> int:
         print(f"{sum(after.values()) - sum(before.values()):,} rows are new.")
     print(f'To see some: .venv/bin/python -c "import duckdb; {QUERY.format(os.path.relpath(database))}"')
     return 1 if failures else 0
+
+
+class Run(NamedTuple):
+    """Assets of a location, and the tags that tell Dagster their partition or range of partitions."""
+
+    location: str
+    partition: str
+    assets: list["AssetKey"]
+    tags: dict[str, str]
+
+
+def load_all(settings: sources.Settings) -> Iterator[int]:
+    """Loads everything, as many runs at the same time as there are cores. Yields the number of failures of each."""
+    from dagster import DagsterInstance
+
+    DagsterInstance.get().dispose()  # creates its files: two processes at once would fail
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["runtime.accelerate.preload"])
+    with ProcessPoolExecutor(os.cpu_count(), processes) as pool:
+        names = list(reversed(locations()))  # those that take longest come first
+        skipped = {name: without_stand_in(name, settings) for name in names}
+        for name in names:
+            for module in skipped[name]:
+                print(f"{name:<14}{skip_reason(module)}", flush=True)
+        planned = [pool.submit(runs_of, name, skipped[name]) for name in names]
+        started = [pool.submit(load_run, run) for plan in planned for run in plan.result()]
+        yield from (one.result() for one in started)
+
+
+def load_run(run: Run) -> int:
+    """Materializes a run's assets. Prints a line when it starts and when it ends. Returns the number of failures."""
+    from dagster import DagsterInstance
+
+    assets = f"{len(run.assets)} asset{'s'[: len(run.assets) - 1]}"
+    print(line(run.location, run.partition, f"{assets} start{'s'[: len(run.assets) == 1]}", "", ""), flush=True)
+    begun = time.monotonic()
+    with DagsterInstance.get() as instance:
+        rows, failed = materialize(run, instance)
+    seconds = f"{time.monotonic() - begun:.1f}"
+    lines = [line(run.location, run.partition, assets, f"{rows:,}", seconds), *(f"  FAILED {one}" for one in failed)]
+    print("\n".join(lines), flush=True)
+    return len(failed)
+
+
+def line(location: str, partition: str, assets: str, rows: str, seconds: str) -> str:
+    return f"{location:<14}{partition:<26}{assets:<17}{rows:>12}{seconds:>9}".rstrip()
 
 
 def dev() -> int:
@@ -217,25 +250,28 @@ def keys_of(location: str, modules: Collection[str]) -> "set[AssetKey]":
     return {key for found in assets if isinstance(found, AssetsDefinition) for key in found.keys}
 
 
-def runs_of(
-    definitions: "Definitions", skipped: "Collection[AssetKey]"
-) -> "Iterator[tuple[str, list[AssetKey], dict[str, str]]]":
-    """Partition, assets and tags of each run: one per named partition, one for all days."""
-    for partitions_def, selected in assets_by_partitions(definitions, skipped):
-        for partition, tags in partitions(partitions_def):
-            yield partition, selected, tags
+def runs_of(location: str, skipped: Collection[str]) -> list[Run]:
+    """One run per named partition, one for all days. Without the modules that are skipped."""
+    groups = assets_by_partitions(load(location), keys_of(location, skipped))
+    return [
+        Run(location, partition, assets, tags)
+        for partitions_def, assets in groups
+        for partition, tags in partitions(partitions_def)
+    ]
 
 
-def materialize(
-    job: "JobDefinition", instance: "DagsterInstance", selected: "list[AssetKey]", tags: dict[str, str]
-) -> tuple[int, list[str]]:
+def materialize(run: Run, instance: "DagsterInstance") -> tuple[int, list[str]]:
     """Runs assets with their checks. Returns the number of rows sent, and what failed."""
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=selected,
-        tags=tags,
-        raise_on_error=False,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    result = (
+        load(run.location)
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(
+            instance=instance,
+            asset_selection=run.assets,
+            tags=run.tags,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
     )
     # A run over many days reports the same rows for each of them.
     sent = {event.asset_key: rows_sent(event) for event in result.get_asset_materialization_events()}
