@@ -189,6 +189,19 @@ def test_the_override_for_readers_publishes_only_the_warehouse_and_only_on_loopb
     assert ports == {"warehouse": ["127.0.0.1:${WAREHOUSE_PORT:-5432}:5432"]}
 
 
+def test_dagsters_postgres_has_a_connection_for_every_process_that_needs_one() -> None:
+    """Measured: up to 3 for the daemon, one for a run and for the server of a location, more for a webserver in use."""
+    per_run, services = 3, 60
+    command = COMPOSE["services"]["postgres"]["command"]
+    [connections] = [int(part.partition("=")[2]) for part in command if part.startswith("max_connections=")]
+    runs = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]["max_concurrent_runs"]
+    needed = services + per_run * runs
+
+    assert connections >= needed, (
+        f"docker-compose.yml: set max_connections of postgres to {needed} for max_concurrent_runs: {runs}"
+    )
+
+
 def test_secrets_reach_only_the_locations() -> None:
     for name, service in COMPOSE["services"].items():
         sources = [key for key in variables_of(service) if key.startswith(("SOURCES__", "DESTINATION__"))]
