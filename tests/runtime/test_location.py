@@ -1,8 +1,11 @@
 """A location whose modules cannot all be imported, or do not go together."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import dagster as dg
@@ -140,6 +143,33 @@ def test_a_module_is_imported_again_by_the_next_process(team: Team, monkeypatch:
 
     monkeypatch.setenv("TEAM_TOKEN", "t")
     assert run(team(sound=needs_token), "sound", "table")[0]
+
+
+def test_processes_that_start_together_can_name_new_pipelines(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the runs of a new container do. dlt.pipeline() makes and removes files in a folder that they share."""
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    pipelines = "import dlt\npipelines = [dlt.pipeline(f'shop_{n}', destination='duckdb') for n in range(10)]\n"
+    processes = get_context("fork")
+
+    def name_pipelines(together: Barrier) -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "team"]:
+            del sys.modules[name]
+        together.wait(30)
+        defs: dg.Definitions = import_module("team.definitions").defs
+        sys.exit({spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()} != {"sound/table"})
+
+    team(sound=pipelines + SOUND)  # writes the modules
+    for _ in range(3):
+        shutil.rmtree(tmp_path / "dlt")
+        together = processes.Barrier(6)
+        started = [processes.Process(target=name_pipelines, args=(together,)) for _ in range(6)]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        assert [process.exitcode for process in started] == [0] * 6
 
 
 def test_without_isolation_the_module_raises(team: Team) -> None:
