@@ -44,7 +44,7 @@ test-stack: .venv/synced ## test the real compose stack, in its own project (nee
 	$(RUN) pytest tests/stack/test_up.py
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
-	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations
+	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations -k "not (postgres or histories or accelerate)"
 	RUNTIME__ACCELERATE=false $(RUN) pytest tests/stack/test_stack.py -k "accelerated or arrive"
 
 test-upstream: $(UV) ## run the suites of Dagster and dlt against the libraries and against ours (takes hours; SUITE=… runs one)

@@ -25,7 +25,7 @@ from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 
-HISTORIES = int(os.environ.get("AS_DLT_HISTORIES", "10"))  # for each destination
+HISTORIES = int(os.environ.get("AS_DLT_HISTORIES", "8"))  # for each destination
 SEED = int(os.environ.get("AS_DLT_SEED", random.randrange(10**9)))
 
 Row = dict[str, Any]
@@ -159,7 +159,7 @@ def test_random_loads_arrive_as_with_plain_dlt(warehouse: Warehouse) -> None:
     @seed(SEED)
     @settings(
         max_examples=HISTORIES,
-        phases=[Phase.generate, Phase.shrink] if HISTORIES > 10 else [Phase.generate],
+        phases=[Phase.generate, Phase.shrink] if HISTORIES > 8 else [Phase.generate],
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
