@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".upstream"
+PLUGIN = Path(__file__).with_name("upstream_plugin.py")  # dlt's tests are a package called `tests`, as ours are
 DIFFERENCES = Path(__file__).with_name("differences.txt")
 DLT_REPOSITORY = os.environ.get("DLT_REPOSITORY", "https://github.com/dlt-hub/dlt")
 
@@ -117,10 +118,20 @@ def outcomes(suite: Suite, folder: Path, with_ours: bool) -> dict[str, str]:
     """Test → passed, failed or skipped."""
     report = FOLDER / "report.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.upstream.plugin", "-p", "no:cacheprovider", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "upstream_plugin",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "--continue-on-collection-errors",
+    ]
     command += ["--rootdir", str(folder), "--confcutdir", str(folder), "-c", os.devnull, f"--junit-xml={report}"]
     command += ["--timeout", "180", *(["-k", suite.choice] if suite.choice else [])]
-    paths = [folder, *([unpack("dagster")] if suite.package == "dagster-postgres" else []), ROOT]
+    paths = [folder, *([unpack("dagster")] if suite.package == "dagster-postgres" else []), ROOT, PLUGIN.parent]
     environment = os.environ | {"PYTHONPATH": ":".join(map(str, paths)), "WITH_OURS": "1" if with_ours else ""}
     log = FOLDER / f"{'ours' if with_ours else 'stock'}.log"
     with log.open("w") as file:
