@@ -6,6 +6,7 @@ Nothing here may start a thread: a fork has only the thread that forked, and its
 # ruff: noqa: F401
 
 import gc
+import multiprocessing
 import os
 from typing import Any
 
@@ -24,6 +25,7 @@ from runtime.instance import storage
 from runtime.load import checks, resource, translator, warehouse
 
 accelerate.install()  # before a run opens its instance, for the sake of connections
+multiprocessing.set_forkserver_preload(["__main__"])  # the default again: a pool that a run starts needs none of this
 if warehouse.warehouse_name() in ("duckdb", "postgres"):
     destination: Any = Destination.from_reference(warehouse.warehouse_name())
     _ = destination.client_class  # imports the driver

@@ -222,4 +222,7 @@ if __name__ == "__main__":
     # The module that others import, not a second copy of it called __main__: `process_context` is set there.
     from runtime.instance import server
 
+    # Otherwise each process that `multiprocessing` starts here or in a run, such as a pool's, imports this module.
+    __spec__ = None  # type: ignore[assignment]
+    del __file__
     server.main()

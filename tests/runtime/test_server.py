@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from runtime.instance.server import RunContext
+from tests.support.paths import ROOT
 
 Serving = health_pb2.HealthCheckResponse
 
@@ -68,6 +69,33 @@ run.start(), run.join()
 
     assert folder.name.startswith("dlt-import-")
     assert not folder.exists()
+
+
+def test_a_pool_in_a_run_does_not_import_the_libraries_again(tmp_path: Path) -> None:
+    script = """
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+HAS_DLT = "'dlt' in __import__('sys').modules"
+
+def run():
+    with ProcessPoolExecutor(1) as pool:
+        print(eval(HAS_DLT), pool.submit(eval, HAS_DLT).result())
+
+if __name__ == "__main__":
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["runtime.accelerate.preload"])
+    process = context.Process(target=run)
+    process.start()
+    process.join()
+"""
+    (tmp_path / "server.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "server.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+
+    assert done.stdout == b"True False\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="not on Linux")
