@@ -105,16 +105,36 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
     assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]
 
 
+IDS = pa.table({"Order Id": [1, 2, 1, 3, 4, 3, 3], "version": [f"v{n}" for n in range(7)]})
+CATEGORIES = pa.table({"Order Id": pa.array(["a", "b", "a"]).dictionary_encode(), "version": ["v0", "v1", "v2"]})
+
+
 @pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
-def test_of_arrow_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: Any) -> None:
-    """Also if the key is in another page. Its column is renamed by dlt."""
-    ids = [1, 2, 1, 3, 4, 3, 3]
-    table = pa.table({"Order Id": ids, "line": ["a"] * len(ids), "version": [f"v{n}" for n in range(len(ids))]})
-    hints: Any = {"primary_key": ["Order Id", "line"], "write_disposition": disposition}
+@pytest.mark.parametrize(
+    ("pages", "expected"),
+    [
+        ([IDS[:2], IDS[2:5], IDS[5:]], [(1, "v2"), (2, "v1"), (3, "v6"), (4, "v4")]),
+        ([CATEGORIES[:1], CATEGORIES[1:]], [("a", "v2"), ("b", "v1")]),
+    ],
+    ids=["numbers", "categories"],
+)
+@pytest.mark.parametrize("rows_per_file", ["1", "1000"])  # of one row, nothing may stay
+def test_of_arrow_rows_with_one_key_the_last_stays(
+    warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    disposition: Any,
+    pages: list[pa.Table],
+    expected: list[Any],
+    rows_per_file: str,
+) -> None:
+    """Also if the key is in another page. dlt renames its column."""
+    monkeypatch.setenv("SOURCES__DATA_WRITER__BUFFER_MAX_ITEMS", rows_per_file)
+    monkeypatch.setenv("SOURCES__DATA_WRITER__FILE_MAX_ITEMS", rows_per_file)
 
     @dlt.source(name="shop", section="shop")
     def shop() -> Any:
-        return dlt.resource(lambda: iter([table[:2], table[2:5], table[5:]]), name="orders", **hints)
+        hints: Any = {"primary_key": "Order Id", "write_disposition": disposition}
+        return dlt.resource(lambda: iter(pages), name="orders", **hints)
 
     @dlt_assets(
         dlt_source=shop(),
@@ -126,10 +146,9 @@ def test_of_arrow_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposi
 
     result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
 
-    rows = warehouse.rows("SELECT order_id, version FROM orders ORDER BY order_id")
-    assert rows == [(1, "v2"), (2, "v1"), (3, "v6"), (4, "v4")]
+    assert warehouse.rows("SELECT order_id, version FROM orders ORDER BY order_id") == expected
     [materialization] = result.asset_materializations_for_node("assets")
-    assert materialization.metadata["rows_loaded"].value == 4
+    assert materialization.metadata["rows_loaded"].value == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dlt.extract.source import DltSource
 from runtime.load.cursors import columns_with, disposition_of
 
 Keys = Mapping[str, "KeyRecorder"]
+NUMBER = "number of the row"
 
 
 class KeyRecorder:
@@ -102,19 +103,43 @@ def _keep_last_arrow_rows(files: Sequence[Path], columns: Sequence[str]) -> None
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    keys = pa.concat_tables([pq.read_table(file, columns=columns) for file in files], promote_options="permissive")
-    numbers = pa.array(range(len(keys)), pa.int64())
-    keys = keys.append_column("number of the row", numbers).drop_null()
-    last = keys.group_by(columns).aggregate([("number of the row", "max")])["number of the row_max"]
-    if len(last) == len(keys):
+    keys = [_arrow_keys(file, columns) for file in files]
+    try:
+        numbered = pa.concat_tables(keys, promote_options="permissive")
+    except pa.ArrowTypeError:  # no key of one file is one of another with other types
+        for file in files if len(files) > 1 else ():
+            _keep_last_arrow_rows([file], columns)
         return
-    superseded = keys["number of the row"].filter(pc.invert(pc.is_in(keys["number of the row"], last)))
+    numbers = pa.array(range(len(numbered)), pa.int64())
+    numbered = numbered.append_column(NUMBER, numbers).drop_null()
+    last = numbered.group_by(columns).aggregate([(NUMBER, "max")])[f"{NUMBER}_max"]
+    if len(last) == len(numbered):
+        return
+    superseded = numbered[NUMBER].filter(pc.invert(pc.is_in(numbered[NUMBER], last)))
     start = 0
     for file in files:
         table = pq.read_table(file)
         stays = pc.invert(pc.is_in(numbers.slice(start, len(table)), superseded))
         pq.write_table(table.filter(stays), file)
         start += len(table)
+
+
+def _arrow_keys(file: Path, columns: Sequence[str]) -> Any:
+    """The columns of the key, with null where the file lacks one, and as JSON what Arrow cannot group by."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parquet = pq.ParquetFile(file)
+    found = parquet.read([name for name in columns if name in parquet.schema_arrow.names])
+    keys = {}
+    for name in columns:
+        column = found[name] if name in found.column_names else pa.nulls(parquet.metadata.num_rows)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        elif pa.types.is_nested(column.type):
+            column = pa.array([one if one is None else json.dumps(one) for one in column.to_pylist()], pa.string())
+        keys[name] = column
+    return pa.table(keys)
 
 
 def _stays(number: int, key: str | None, last: Mapping[str | None, int]) -> bool:
