@@ -25,7 +25,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 MICROSECONDS = 6
 DESTINATIONS = ("duckdb", "postgres")  # whose columns we can look up and widen
 BITS = {"tinyint": 8, "smallint": 16, "integer": 32, "bigint": 64, "hugeint": 128}
-PLAIN = ("double", "date")
+WITHOUT_SIZE = ("double", "date")
 # Types of columns, and those of values that may become them if Arrow's safe cast changes nothing.
 CASTS = {
     ("number", "number"),
@@ -306,7 +306,9 @@ def parsed(db_type: str) -> ColumnType:
     if name.startswith("time"):
         kind = "timestamp" if name.startswith("timestamp") else "time"
         return ColumnType(kind, scale=sizes[0] if sizes else MOMENTS.get(name, MICROSECONDS))
-    return ColumnType({"double precision": "double", "boolean": "bool"}.get(name, name if name in PLAIN else "text"))
+    return ColumnType(
+        {"double precision": "double", "boolean": "bool"}.get(name, name if name in WITHOUT_SIZE else "text")
+    )
 
 
 def _refusal(table: str, column: str, new: str, old: str) -> ValueRefused:
