@@ -44,7 +44,17 @@ from fsspec import AbstractFileSystem
 from dlt_sources import settings
 from dlt_sources.columns import columns
 from dlt_sources.errors import PermanentSourceError, TransientSourceError
-from dlt_sources.filesystem.readers import READERS, BrokenFile, Rows, check_columns, check_keys, check_nul, check_values
+from dlt_sources.filesystem.readers import (
+    READERS,
+    BrokenFile,
+    Rows,
+    check_columns,
+    check_keys,
+    check_nul,
+    check_values,
+    check_width,
+    table_columns,
+)
 
 __all__ = ["filesystem_tables", "list_files"]
 
@@ -83,6 +93,7 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
         items = {item["relative_path"]: item for item in _files(table, file_format)}
         # Removed files are dropped from the state, so that it does not grow for ever.
         state["files"] = {path: version for path, version in loaded.items() if path in items}
+        known = set(table_columns(table))
         for path, item in items.items():
             broken.pop(path, None)  # of an earlier attempt of the same load
             if loaded.get(path) == _version(item) and not full_reload:
@@ -93,15 +104,17 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                         logger.warning(f"{path} changed while it was read; it is left to the next load.")
                         continue
                     # Read to the end before the first row is passed on, so that no row of a broken file is loaded.
-                    count = 0
+                    count, columns = 0, set(known)
                     if for_postgres:
                         check_nul(copy, file_format)
                     for batch in READERS[file_format](copy):
                         if isinstance(batch, pa.RecordBatch):
-                            check_columns(batch.schema, table, reserved=_COLUMNS)
+                            columns |= check_columns(batch.schema, table, reserved=_COLUMNS)
                             check_values(batch, for_postgres)
                         else:
-                            check_keys(batch, count + 1, reserved=_COLUMNS)
+                            columns |= check_keys(batch, count + 1, reserved=_COLUMNS)
+                        if for_postgres:
+                            check_width(columns)
                         count += len(batch)
                     has_rows = has_rows or count > 0
                     copy.seek(0)
@@ -112,6 +125,7 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                 broken[path] = str(error)
                 logger.error(f"{path} is broken and was left out: {error}")
             else:
+                known = columns
                 state["files"][path] = _version(item)
         if is_first and not has_rows:  # the table is created even if no row has arrived yet
             # dlt cannot load a Parquet file without rows into Postgres, and has columns in an empty table that Arrow

@@ -157,9 +157,9 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
 }
 
 
-def check_keys(rows: list[dict[str, Any]], first: int, reserved: Collection[str]) -> None:
-    """Raises for an object in which two keys with different values become one column or one child table."""
-    naming = dlt.current.source_schema().naming
+def check_keys(rows: list[dict[str, Any]], first: int, reserved: Collection[str]) -> set[str]:
+    """The columns of JSON objects. Raises if two keys with different values become one column or one child table."""
+    naming, columns = dlt.current.source_schema().naming, set[str]()
     fine: set[tuple[str, ...]] = set()  # keys of flat rows
     for number, row in enumerate(rows, start=first):
         is_flat = not any(type(value) in (dict, list) for value in row.values())
@@ -167,12 +167,13 @@ def check_keys(rows: list[dict[str, Any]], first: int, reserved: Collection[str]
             for key in row:
                 if _normalized(key, naming) in reserved:
                     raise BrokenFile(f"row {number}: the key {key!r} is the name of a column that this source adds")
-            _check_object(row, naming, number)
+            columns |= _check_object(row, naming, number)
         if is_flat and None not in row.values():
             fine.add(tuple(row))
+    return columns
 
 
-def _check_object(one: dict[str, Any], naming: NamingConvention, number: int) -> None:
+def _check_object(one: dict[str, Any], naming: NamingConvention, number: int) -> set[str]:
     found: dict[tuple[str, bool], tuple[str, Any]] = {}
     for path, value in _leaves(one):
         if value is None or value == []:
@@ -184,6 +185,7 @@ def _check_object(one: dict[str, Any], naming: NamingConvention, number: int) ->
         for item in value if type(value) is list else ():
             if type(item) is dict:
                 _check_object(item, naming, number)
+    return {name for name, is_list in found if not is_list}
 
 
 def _normalized(key: str, naming: NamingConvention) -> str:
@@ -198,10 +200,21 @@ def _leaves(one: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield (*path, key), value
 
 
-def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> None:
-    """Raises for columns whose type is not that of the table's column, or that would share a name."""
+def table_columns(table: str) -> Mapping[str, Any]:
+    """The columns that a table has, by name."""
     schema = dlt.current.source_schema()
-    known = schema.tables.get(schema.naming.normalize_table_identifier(table), {"columns": {}})["columns"]
+    return schema.tables.get(schema.naming.normalize_table_identifier(table), {"columns": {}})["columns"]
+
+
+def check_width(columns: Collection[str]) -> None:
+    """Raises if a table has more columns than Postgres can store."""
+    if len(columns) > POSTGRES_COLUMNS:
+        raise BrokenFile(f"the table would have {len(columns)} columns, but Postgres stores {POSTGRES_COLUMNS} at most")
+
+
+def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> set[str]:
+    """The columns of a file. Raises if one has not the type of the table's column, or two would share a name."""
+    schema, known = dlt.current.source_schema(), table_columns(table)
     names = {name: name for name in reserved}
     try:
         columns = py_arrow_to_table_schema_columns(given)
@@ -215,6 +228,7 @@ def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> No
         old, new = known.get(normalized, {}).get("data_type"), column.get("data_type")
         if old and new and old != new and (old, new) != ("decimal", "bigint"):
             raise BrokenFile(f"the column {name} is {new} here but {old} in the table")
+    return names.keys() - set(reserved)
 
 
 def check_nul(file: IO[bytes], file_format: str) -> None:
@@ -228,8 +242,6 @@ def check_nul(file: IO[bytes], file_format: str) -> None:
 
 def check_values(batch: pa.RecordBatch, for_postgres: bool) -> None:
     """Raises for nanoseconds, which dlt's files do not have, and for what Postgres cannot store."""
-    if for_postgres and batch.num_columns > POSTGRES_COLUMNS:
-        raise BrokenFile(f"{batch.num_columns} columns, but Postgres stores {POSTGRES_COLUMNS} at most")
     for field, values in zip(batch.schema, batch.columns, strict=True):
         if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
             try:
