@@ -231,6 +231,16 @@ def test_a_decimal_column_gets_the_places_that_its_values_have(warehouse: Wareho
     assert [amount for _, amount in rows(warehouse, "id, amount")] == amounts
 
 
+@pytest.mark.parametrize("value", ["1.239", 1.239], ids=["text", "float"])
+def test_what_becomes_a_decimal_keeps_its_places(warehouse: Warehouse, value: Any) -> None:
+    cents = {"amount": {"data_type": "decimal", "precision": 10, "scale": 2}}
+    assert load([{"id": 1, "amount": value}], columns=cents).startswith("orders, column amount: found the number 1.239")
+    assert is_untouched(warehouse)
+    assert not load([{"id": 1, "amount": "1.25"}, {"id": 2, "amount": 0.5}], columns=cents)
+    assert not load([{"id": 3, "amount": value}])  # no longer declared, so the column is widened
+    assert rows(warehouse, "amount") == [(Decimal("0.5"),), (Decimal("1.239"),), (Decimal("1.25"),)]
+
+
 def test_a_declared_scale_is_not_exceeded(warehouse: Warehouse) -> None:
     cents = {"amount": {"data_type": "decimal", "precision": 10, "scale": 2}}
     assert load([{"id": 1, "amount": Decimal("1.234")}], columns=cents).startswith("orders, column amount: found the")

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any, NoReturn
 
 import dlt
@@ -69,7 +71,7 @@ class ItemCheck:
         self._table: str  # of the item that is looked at
 
     def __call__(self, item: Any, meta: Any = None) -> Any:
-        if type(item) is dict and are_sound(item.values(), self._nul):
+        if type(item) is dict and not self._narrow_columns and are_sound(item.values(), self._nul):
             return item
         self._table = self._table_of(item, meta)
         if type(item) in (dict, str, int, float, list, Decimal):
@@ -82,6 +84,21 @@ class ItemCheck:
             return item
         schema = dlt.current.source_schema()
         return fit(item, self._table, schema, self._declared_columns(schema))
+
+    @cached_property
+    def _narrow_columns(self) -> set[tuple[str, str]]:
+        """Table and name of each decimal column with digits of its own: dlt coerces texts and floats to decimals."""
+        schema = dlt.current.source_schema()
+        tables = {name: table["columns"] for name, table in schema.tables.items()}
+        if not callable(self._resource.table_name):
+            name = schema.naming.normalize_tables_path(str(self._resource.table_name))
+            tables[name] = {**tables.get(name, {}), **self._declared_columns(schema)}
+        return {
+            (table, name)
+            for table, columns in tables.items()
+            for name, column in columns.items()
+            if column.get("data_type") == "decimal" and column.get("precision")
+        }
 
     def _table_of(self, item: Any, meta: Any) -> str:
         name: Any = self._resource.table_name
@@ -107,6 +124,10 @@ class ItemCheck:
                 self._refuse(path, f"{value}, which JSON cannot hold", "Yield None instead, or an Arrow table")
             case Decimal() if not isinstance(value, Wei):
                 self._check_decimal(value, path)
+            case str() | float() if self._place(path) in self._narrow_columns:
+                with suppress(InvalidOperation):  # no number: dlt makes a column for texts
+                    if (number := Decimal(str(value))).is_finite():
+                        self._check_decimal(number, path)
         return value
 
     def _check_decimal(self, value: Decimal, path: tuple[Any, ...]) -> None:
