@@ -241,6 +241,19 @@ def test_what_becomes_a_decimal_keeps_its_places(warehouse: Warehouse, value: An
     assert rows(warehouse, "amount") == [(Decimal("0.5"),), (Decimal("1.239"),), (Decimal("1.25"),)]
 
 
+MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", [MOMENT, MOMENT.isoformat(), MOMENT.timestamp()], ids=["datetime", "text", "float"])
+def test_a_time_keeps_its_places(warehouse: Warehouse, value: Any) -> None:
+    milliseconds = {"moment": {"data_type": "timestamp", "precision": 3}}
+    assert load([{"id": 1, "moment": value}], columns=milliseconds).startswith("orders, column moment: found ")
+    assert is_untouched(warehouse)
+    exact = MOMENT.replace(microsecond=123000)
+    assert not load([{"id": 1, "moment": exact}, {"id": 2, "moment": exact.isoformat()}], columns=milliseconds)
+    assert [moment.astimezone(UTC) for _, moment in rows(warehouse, "id, moment")] == [exact, exact]
+
+
 def test_a_declared_scale_is_not_exceeded(warehouse: Warehouse) -> None:
     cents = {"amount": {"data_type": "decimal", "precision": 10, "scale": 2}}
     assert load([{"id": 1, "amount": Decimal("1.234")}], columns=cents).startswith("orders, column amount: found the")

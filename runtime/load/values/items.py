@@ -1,6 +1,7 @@
 """Items are checked as they are extracted: numbers, texts and Arrow types that no column could hold as they are."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date, datetime, time
@@ -21,6 +22,7 @@ from runtime.load.values.columns import ValueRefused, as_column, fit, type_of
 from runtime.load.values.normalizer import LARGEST, SMALLEST, type_of_decimal
 
 ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
+FRACTION = re.compile(r"\d[.,](\d+)")  # of a second, in a text
 SOUND_TYPES = frozenset({bool, type(None), datetime, date, time, bytes})
 
 
@@ -86,18 +88,18 @@ class ItemCheck:
         return fit(item, self._table, schema, self._declared_columns(schema))
 
     @cached_property
-    def _narrow_columns(self) -> set[tuple[str, str]]:
-        """Table and name of each decimal column with digits of its own: dlt coerces texts and floats to decimals."""
+    def _narrow_columns(self) -> Mapping[tuple[str, str], Mapping[str, Any]]:
+        """By table and name, the columns of decimals and times that have a precision of their own."""
         schema = dlt.current.source_schema()
         tables = {name: table["columns"] for name, table in schema.tables.items()}
         if not callable(self._resource.table_name):
             name = schema.naming.normalize_tables_path(str(self._resource.table_name))
             tables[name] = {**tables.get(name, {}), **self._declared_columns(schema)}
         return {
-            (table, name)
+            (table, name): column
             for table, columns in tables.items()
             for name, column in columns.items()
-            if column.get("data_type") == "decimal" and column.get("precision")
+            if column.get("data_type") in ("decimal", "timestamp", "time") and column.get("precision") is not None
         }
 
     def _table_of(self, item: Any, meta: Any) -> str:
@@ -124,11 +126,20 @@ class ItemCheck:
                 self._refuse(path, f"{value}, which JSON cannot hold", "Yield None instead, or an Arrow table")
             case Decimal() if not isinstance(value, Wei):
                 self._check_decimal(value, path)
-            case str() | float() if self._place(path) in self._narrow_columns:
-                with suppress(InvalidOperation):  # no number: dlt makes a column for texts
-                    if (number := Decimal(str(value))).is_finite():
-                        self._check_decimal(number, path)
+            case str() | float() | datetime() | time() if column := self._narrow_columns.get(self._place(path)):
+                self._check_places(value, column, path)
         return value
+
+    def _check_places(self, value: Any, column: Mapping[str, Any], path: tuple[Any, ...]) -> None:
+        """Of what dlt coerces to the type of its column, or the warehouse to its precision."""
+        if column["data_type"] == "decimal":
+            with suppress(InvalidOperation):  # no number: dlt makes a column for texts
+                if (number := Decimal(str(value))).is_finite():
+                    self._check_decimal(number, path)
+            return
+        fraction = FRACTION.search(value.isoformat() if isinstance(value, datetime | time) else str(value))
+        if fraction and len(fraction[1].rstrip("0")) > column["precision"]:
+            self._refuse(path, f"{value}, which its column cannot hold", "Declare a higher precision, or yield a text")
 
     def _check_decimal(self, value: Decimal, path: tuple[Any, ...]) -> None:
         if not value.is_finite():
