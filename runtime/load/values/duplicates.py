@@ -29,15 +29,23 @@ class KeyRecorder:
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
         self._hashes = array("q")
+        self._normalize: Callable[[str], str]
 
     def __call__(self, item: Any) -> Any:
+        if not self._hashes:
+            self._normalize = dlt.current.source_schema().naming.normalize_identifier
         if (key := self.key_of(item)) is not None:
             self._hashes.append(hash(key))
         return item
 
     def key_of(self, item: Any) -> str | None:
-        """The key of a row. None if it cannot be told: `orderId` may be what the hint calls `order_id`."""
-        values = [item.get(column) for column in self.columns] if type(item) is dict else [None]
+        """The key of a row. None if it has none."""
+        if type(item) is not dict:
+            return None
+        values = [item.get(column) for column in self.columns]
+        if None in values:  # `orderId` may be what the hint calls `order_id`
+            spelled = {self._normalize(name): value for name, value in item.items() if name and not name.isspace()}
+            values = [spelled.get(self._normalize(column)) for column in self.columns]
         return None if None in values else repr(values)
 
     def may_have_duplicates(self) -> bool:
