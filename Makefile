@@ -56,7 +56,7 @@ chaos: .venv/synced ## kill each part of the stack during a backfill and print h
 
 stress: .venv/synced ## load 24 partitions with 6 parallel runs, 10 times on Postgres and DuckDB; then crash at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
-	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py
+	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py tests/runtime/accelerate
 
 bench: .venv/synced ## run all benchmarks and write benchmarks/README.md (takes hours; SECTION=… runs one)
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks $(SECTION)
