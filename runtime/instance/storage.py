@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 SLOT, STEP, LIMIT = ConcurrencySlotsTable.c, PendingStepsTable.c, ConcurrencyLimitsTable.c
 
 
+ASSIGNED_FOR = timedelta(seconds=2)  # Dagster's steps poll every second
 # The home of `make dev`.
 SQLITE = Path(__file__).resolve().parents[2] / "data" / "dagster"
 
@@ -75,13 +77,30 @@ class EventLogStorage(PostgresEventLogStorage):
 
         In Dagster, only the step that frees a slot assigns it to a waiting step, once. If its process dies in between,
         or the next step registers at that moment, the slot stays free for ever. Here each poll assigns a slot that
-        nobody is assigned.
+        nobody is about to take.
         """
         status = super().claim_concurrency_slot(concurrency_key, run_id, step_key, priority)
-        if status.is_claimed or status.is_assigned or not self.has_unassigned_slots(concurrency_key):
+        if status.is_claimed or status.is_assigned or not self._has_slot_to_assign(concurrency_key):
             return status
         self.assign_pending_steps([concurrency_key])
         return super().claim_concurrency_slot(concurrency_key, run_id, step_key, priority)
+
+    def _has_slot_to_assign(self, concurrency_key: str) -> bool:
+        """Whether more slots are free than steps were just assigned one. Such a step takes it with its next poll."""
+        of_pool = SLOT.concurrency_key == concurrency_key
+        holds_slot = (of_pool, SLOT.run_id == STEP.run_id, SLOT.step_key == STEP.step_key)
+        about_to_take = (
+            STEP.concurrency_key == concurrency_key,
+            STEP.assigned_timestamp > db.func.now() - ASSIGNED_FOR,
+            ~db.exists().where(*holds_slot),
+        )
+        free = (of_pool, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
+        counts = [
+            db.select(db.func.count()).select_from(table).where(*which).scalar_subquery()
+            for table, which in ((ConcurrencySlotsTable, free), (PendingStepsTable, about_to_take))
+        ]
+        with self.index_connection() as connection:
+            return bool(connection.scalar(db.select(counts[0] > counts[1])))
 
     def _claim_concurrency_slot(self, concurrency_key: str, run_id: str, step_key: str) -> ConcurrencySlotStatus:
         is_free = (SLOT.concurrency_key == concurrency_key, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
