@@ -70,6 +70,20 @@ def test_a_load_of_many_tables_leaves_connections_for_others(warehouse: Warehous
     assert 0 < most <= 10
 
 
+def load(orders: Any, **options: Any) -> dg.ExecuteInProcessResult:
+    """Loads the resource `orders` as a location does."""
+
+    @dlt_assets(
+        dlt_source=dlt.source(lambda: orders, name="shop", section="shop")(),
+        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
+        yield from dlt.run(context=context, **options)
+
+    return dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+
+
 VERSIONS = [
     {"id": number, "version": version, "lines": [{"of": version}]}
     for version in ("old", "new")
@@ -80,24 +94,12 @@ VERSIONS = [
 @pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
 @pytest.mark.parametrize("before", [False, True], ids=["first load", "second load"])
 def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: Any, before: bool) -> None:
-    def load(pages: list[Any]) -> None:
-        @dlt.source(name="shop", section="shop")
-        def shop() -> Any:
-            return dlt.resource(pages, name="orders", primary_key="id", write_disposition=disposition)
-
-        @dlt_assets(
-            dlt_source=shop(),
-            dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
-            dagster_dlt_translator=SourceTranslator(source="shop"),
-        )
-        def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
-            yield from dlt.run(context=context)
-
-        dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+    def orders(pages: list[Any]) -> Any:
+        return dlt.resource(pages, name="orders", primary_key="id", write_disposition=disposition)
 
     if before:
-        load([[{"id": 7, "version": "first", "lines": [{"of": "first"}]}]])
-    load([VERSIONS[start : start + 300] for start in range(0, 1000, 300)])
+        load(orders([[{"id": 7, "version": "first", "lines": [{"of": "first"}]}]]))
+    load(orders([VERSIONS[start : start + 300] for start in range(0, 1000, 300)]))
 
     assert warehouse.rows("SELECT version, count(*), count(DISTINCT id) FROM orders GROUP BY version") == [
         ("new", 500, 500)
@@ -131,20 +133,8 @@ def test_of_arrow_rows_with_one_key_the_last_stays(
     monkeypatch.setenv("SOURCES__DATA_WRITER__BUFFER_MAX_ITEMS", rows_per_file)
     monkeypatch.setenv("SOURCES__DATA_WRITER__FILE_MAX_ITEMS", rows_per_file)
 
-    @dlt.source(name="shop", section="shop")
-    def shop() -> Any:
-        hints: Any = {"primary_key": "Order Id", "write_disposition": disposition}
-        return dlt.resource(lambda: iter(pages), name="orders", **hints)
-
-    @dlt_assets(
-        dlt_source=shop(),
-        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
-        dagster_dlt_translator=SourceTranslator(source="shop"),
-    )
-    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
-        yield from dlt.run(context=context)
-
-    result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+    hints: Any = {"primary_key": "Order Id", "write_disposition": disposition}
+    result = load(dlt.resource(lambda: iter(pages), name="orders", **hints))
 
     assert warehouse.rows("SELECT order_id, version FROM orders ORDER BY order_id") == expected
     [materialization] = result.asset_materializations_for_node("assets")
@@ -166,19 +156,7 @@ def test_only_rows_that_replace_each_other_are_left_out(
 ) -> None:
     rows = [{"orderId": 1, "version": 1}, {"orderId": 2, "version": 1}, {"orderId": 1, "version": 2}]
 
-    @dlt.source(name="shop", section="shop")
-    def shop() -> Any:
-        return dlt.resource(rows, name="orders", write_disposition="merge", **hints)
-
-    @dlt_assets(
-        dlt_source=shop(),
-        dlt_pipeline=warehouse_pipeline("shop", "raw_colours"),
-        dagster_dlt_translator=SourceTranslator(source="shop"),
-    )
-    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Any:
-        yield from dlt.run(context=context, **options)
-
-    dg.materialize([assets], resources={"dlt": IsolatedDltResource()})
+    load(dlt.resource(rows, name="orders", write_disposition="merge", **hints), **options)
 
     found = warehouse.rows("SELECT order_id, version FROM orders ORDER BY 1, 2")
     assert found == expected

@@ -44,7 +44,7 @@ class KeyRecorder:
             return None
         values = [item.get(column) for column in self.columns]
         if None in values:  # `orderId` may be what the hint calls `order_id`
-            spelled = {self._normalize(name): value for name, value in item.items() if name and not name.isspace()}
+            spelled = {self._normalize(name): value for name, value in item.items() if _is_name(name)}
             values = [spelled.get(self._normalize(column)) for column in self.columns]
         return None if None in values else repr(values)
 
@@ -114,7 +114,9 @@ def _keep_last_arrow_rows(files: Sequence[Path], columns: Sequence[str]) -> None
     keys = [_arrow_keys(file, columns) for file in files]
     try:
         numbered = pa.concat_tables(keys, promote_options="permissive")
-    except pa.ArrowTypeError:  # no key of one file is one of another with other types
+        if any(map(pa.types.is_floating, numbered.schema.types)) and len({table.schema for table in keys}) > 1:
+            raise pa.ArrowTypeError("whole numbers would be rounded")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):  # types with no common one: no key of a file is one of another
         for file in files if len(files) > 1 else ():
             _keep_last_arrow_rows([file], columns)
         return
@@ -148,6 +150,10 @@ def _arrow_keys(file: Path, columns: Sequence[str]) -> Any:
             column = pa.array([one if one is None else json.dumps(one) for one in column.to_pylist()], pa.string())
         keys[name] = column
     return pa.table(keys)
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and bool(key) and not key.isspace()
 
 
 def _stays(number: int, key: str | None, last: Mapping[str | None, int]) -> bool:

@@ -93,8 +93,9 @@ class ItemCheck:
         schema = dlt.current.source_schema()
         tables = {name: table["columns"] for name, table in schema.tables.items()}
         if not callable(self._resource.table_name):
-            name = schema.naming.normalize_tables_path(str(self._resource.table_name))
-            tables[name] = {**tables.get(name, {}), **self._declared_columns(schema)}
+            root = schema.naming.normalize_tables_path(str(self._resource.table_name))
+            tables = {name: columns for name, columns in tables.items() if name == root or name.startswith(f"{root}__")}
+            tables[root] = {**tables.get(root, {}), **self._declared_columns(schema)}
         return {
             (table, name): column
             for table, columns in tables.items()
