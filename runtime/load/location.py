@@ -67,7 +67,12 @@ def _import_lock() -> Iterator[None]:
     `dlt.pipeline()` makes and removes files in a folder that all processes share. Of runs that start together in a new
     container, some would fail there.
     """
-    with (data_directory("locks") / "imports.lock").open("a") as file:
+    try:
+        file = (data_directory("locks") / "imports.lock").open("a")
+    except OSError:  # nothing can be written: loads will say so, and the location is shown
+        yield
+        return
+    with file:
         deadline = time.monotonic() + 30  # the other process may wait for this one
         while time.monotonic() < deadline:
             with suppress(BlockingIOError):

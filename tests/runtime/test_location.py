@@ -172,6 +172,15 @@ def test_processes_that_start_together_can_name_new_pipelines(
         assert [process.exitcode for process in started] == [0] * 6
 
 
+def test_a_location_is_shown_although_nothing_can_be_written(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "file"))
+
+    assert [spec.key.to_user_string() for spec in team(sound=SOUND).resolve_all_asset_specs()] == ["sound/table"]
+
+
 def test_without_isolation_the_module_raises(team: Team) -> None:
     team(broken="raise ValueError('TEAM must be a list')")
 
