@@ -87,24 +87,21 @@ class EventLogStorage(PostgresEventLogStorage):
 
     def _has_slot_to_assign(self, concurrency_key: str) -> bool:
         """Whether more slots are free than steps were just assigned one. Such a step takes it with its next poll."""
-        of_pool = SLOT.concurrency_key == concurrency_key
-        holds_slot = (of_pool, SLOT.run_id == STEP.run_id, SLOT.step_key == STEP.step_key)
+        same_step = (SLOT.run_id == STEP.run_id, SLOT.step_key == STEP.step_key)
         about_to_take = (
             STEP.concurrency_key == concurrency_key,
             STEP.assigned_timestamp > db.func.now() - ASSIGNED_FOR,
-            ~db.exists().where(*holds_slot),
+            ~db.exists().where(SLOT.concurrency_key == STEP.concurrency_key, *same_step),
         )
-        free = (of_pool, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
         counts = [
             db.select(db.func.count()).select_from(table).where(*which).scalar_subquery()
-            for table, which in ((ConcurrencySlotsTable, free), (PendingStepsTable, about_to_take))
+            for table, which in ((ConcurrencySlotsTable, _is_free(concurrency_key)), (PendingStepsTable, about_to_take))
         ]
         with self.index_connection() as connection:
             return bool(connection.scalar(db.select(counts[0] > counts[1])))
 
     def _claim_concurrency_slot(self, concurrency_key: str, run_id: str, step_key: str) -> ConcurrencySlotStatus:
-        is_free = (SLOT.concurrency_key == concurrency_key, SLOT.step_key.is_(None), SLOT.deleted.is_(False))
-        free = db.select(SLOT.id).where(*is_free).limit(1).with_for_update(skip_locked=True)
+        free = db.select(SLOT.id).where(*_is_free(concurrency_key)).limit(1).with_for_update(skip_locked=True)
         claim = db.update(ConcurrencySlotsTable).where(SLOT.id == free.scalar_subquery())
         with self.index_transaction() as connection:
             claimed = connection.execute(claim.values(run_id=run_id, step_key=step_key)).rowcount
@@ -140,3 +137,7 @@ class EventLogStorage(PostgresEventLogStorage):
                 new_slots = self._allocate_concurrency_slots(connection, concurrency_key, default)
         self.assign_pending_steps(new_slots)
         return True
+
+
+def _is_free(concurrency_key: str) -> Sequence[db.ColumnElement[bool]]:
+    return SLOT.concurrency_key == concurrency_key, SLOT.step_key.is_(None), SLOT.deleted.is_(False)
