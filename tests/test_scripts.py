@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from scripts import sources
-from scripts.local import skip_reason
+from scripts.local import DAYS, skip_reason
+from tests.support.database import Database
 from tests.support.stack import clone
 
 REAL = {"SOURCES__ZENDESK__API_KEY": "key", "SOURCES__ZENDESK__API_BASE_URL": "https://example.zendesk.com"}
@@ -122,3 +123,9 @@ def test_a_new_env_has_its_own_passwords_and_project_name(tmp_path: Path) -> Non
     assert names[0] != names[1]
     assert first["DAGSTER_POSTGRES_PASSWORD"] != second["DAGSTER_POSTGRES_PASSWORD"]
     assert not any("CHANGEME" in (value or "") for value in first.values())
+
+
+def test_the_demo_loads_the_days_on_which_the_shop_has_changes(demo_shop: Database) -> None:
+    [(days,)] = demo_shop.execute("SELECT max(updated_at)::date - min(updated_at)::date + 1 FROM orders")
+
+    assert days == DAYS
