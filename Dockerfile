@@ -11,8 +11,10 @@ FROM uv AS requirements
 # Only these lists go on to the next stages: another edit of pyproject.toml does not install the packages again.
 RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=uv.lock,target=uv.lock \
-    uv export --quiet --locked --no-emit-project --no-default-groups --group verified --output-file /dagster.txt \
- && uv export --quiet --locked --no-emit-project --only-group sandbox --output-file /sandbox.txt
+    mkdir /groups && export="uv export --quiet --locked --no-emit-project" \
+ && $export --no-default-groups --group verified --output-file /dagster.txt \
+ && $export --only-group sandbox --output-file /sandbox.txt \
+ && $export --only-group analytics --output-file /groups/analytics.txt
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /
@@ -50,15 +52,23 @@ ARG LOCATION
 RUN --mount=type=bind,target=/src python /src/scripts/location_code.py "${LOCATION}" /code
 
 FROM dagster AS code-location
+ARG LOCATION
+# What only this location imports: the group of its name in pyproject.toml, if there is one. The list is complete.
+RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=requirements,source=/groups,target=/groups \
+    --mount=type=cache,target=/root/.cache \
+    test ! -f /groups/${LOCATION}.txt || \
+    uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
+        --no-deps --require-hashes -r /groups/${LOCATION}.txt
 COPY runtime runtime
 RUN python -m compileall -q runtime
 # DAGSTER_LAZY_LOAD_USER_CODE: a location whose import fails stays up and shows its error in the UI.
 ENV DLT_DATA_DIR=/var/dlt LOAD__DELETE_COMPLETED_JOBS=true RUNTIME__DLTHUB_TELEMETRY=false \
     DAGSTER_GRPC_HOST=0.0.0.0 DAGSTER_GRPC_PORT=4000 DAGSTER_LAZY_LOAD_USER_CODE=1
-ARG LOCATION
 ENV DAGSTER_MODULE_NAME=code_locations.${LOCATION}.definitions
 COPY --from=code /code .
-RUN python -m compileall -q code_locations dlt_sources
+RUN python -m compileall -q code_locations dlt_sources \
+ && if [ -f code_locations/${LOCATION}/prepare.py ]; then python -m code_locations.${LOCATION}.prepare; fi
 USER 10001:10001
 # `dagster api grpc` that drains runs on SIGTERM
 CMD ["python", "-m", "runtime.instance.server"]

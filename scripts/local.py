@@ -8,9 +8,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from importlib import import_module
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -80,6 +81,7 @@ class Run(NamedTuple):
     partition: str
     assets: list["AssetKey"]
     tags: dict[str, str]
+    needs: set["AssetKey"]  # their upstream assets in other runs
 
 
 def load_all(settings: sources.Settings) -> Iterator[int]:
@@ -96,8 +98,16 @@ def load_all(settings: sources.Settings) -> Iterator[int]:
             for module in skipped[name]:
                 print(f"{name:<14}{skip_reason(module)}", flush=True)
         planned = [pool.submit(runs_of, name, skipped[name]) for name in names]
-        started = [pool.submit(load_run, run) for plan in planned for run in plan.result()]
-        yield from (one.result() for one in started)
+        waiting = [run for plan in planned for run in plan.result()]
+        running: dict[Future[int], Run] = {}
+        while waiting or running:
+            unfinished = {key for run in [*waiting, *running.values()] for key in run.assets}
+            ready = [run for run in waiting if not run.needs & unfinished]
+            waiting = [run for run in waiting if run.needs & unfinished]
+            running |= {pool.submit(load_run, run): run for run in ready}
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            yield from (one.result() for one in done)
+            running = {one: run for one, run in running.items() if one not in done}
 
 
 def load_run(run: Run) -> int:
@@ -107,7 +117,7 @@ def load_run(run: Run) -> int:
     assets = f"{len(run.assets)} asset{'s'[: len(run.assets) - 1]}"
     print(line(run.location, run.partition, f"{assets} start{'s'[: len(run.assets) == 1]}", "", ""), flush=True)
     begun = time.monotonic()
-    with DagsterInstance.get() as instance:
+    with DagsterInstance.get() as instance, redirect_stdout(StringIO()):  # what dbt prints
         rows, failed = materialize(run, instance)
     seconds = f"{time.monotonic() - begun:.1f}"
     lines = [line(run.location, run.partition, assets, f"{rows:,}", seconds), *(f"  FAILED {one}" for one in failed)]
@@ -253,12 +263,17 @@ def keys_of(location: str, modules: Collection[str]) -> "set[AssetKey]":
 
 def runs_of(location: str, skipped: Collection[str]) -> list[Run]:
     """One run per named partition, one for all days. Without the modules that are skipped."""
-    groups = assets_by_partitions(load(location), keys_of(location, skipped))
+    graph = load(location).resolve_asset_graph()
+    groups = assets_by_partitions(graph, keys_of(location, skipped))
     return [
-        Run(location, partition, assets, tags)
+        Run(location, partition, assets, tags, upstream(graph, assets))
         for partitions_def, assets in groups
         for partition, tags in partitions(partitions_def)
     ]
+
+
+def upstream(graph: Any, assets: Collection["AssetKey"]) -> "set[AssetKey]":
+    return {key for asset in assets for key in graph.get(asset).parent_keys} - set(assets)
 
 
 def materialize(run: Run, instance: "DagsterInstance") -> tuple[int, list[str]]:
@@ -285,10 +300,7 @@ def materialize(run: Run, instance: "DagsterInstance") -> tuple[int, list[str]]:
     return sum(sent.values()), failed
 
 
-def assets_by_partitions(
-    definitions: "Definitions", skipped: "Collection[AssetKey]"
-) -> "list[tuple[Any, list[AssetKey]]]":
-    graph = definitions.resolve_asset_graph()
+def assets_by_partitions(graph: Any, skipped: "Collection[AssetKey]") -> "list[tuple[Any, list[AssetKey]]]":
     groups: dict[Any, list[AssetKey]] = {}
     for key in sorted(graph.materializable_asset_keys - set(skipped)):
         groups.setdefault(graph.get(key).partitions_def, []).append(key)
@@ -315,7 +327,8 @@ def root_cause(event: Any) -> str:
 
 
 def rows_sent(event: Any) -> int:
-    return int(str(event.materialization.metadata["rows_loaded"].value))
+    metadata = event.materialization.metadata
+    return int(str(metadata["rows_loaded"].value)) if "rows_loaded" in metadata else 0
 
 
 def count_rows(database: Path) -> dict[str, int]:
@@ -327,7 +340,7 @@ def count_rows(database: Path) -> dict[str, int]:
     with duckdb.connect(str(database), read_only=True) as connection:
         names = connection.sql(
             "SELECT table_schema, table_name FROM information_schema.tables "
-            r"WHERE table_name NOT LIKE '\_dlt%' ESCAPE '\' ORDER BY ALL"
+            r"WHERE table_type = 'BASE TABLE' AND table_name NOT LIKE '\_dlt%' ESCAPE '\' ORDER BY ALL"
         ).fetchall()
         count = 'SELECT count(*) FROM "{}"."{}"'
         return {".".join(name): connection.sql(count.format(*name)).fetchall()[0][0] for name in names}

@@ -146,7 +146,7 @@ class Weather(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         _, *names = parts.path.split("/")
-        rows = (
+        rows: list[dict[str, Any]] = (
             [{"id": n} for n in range(3)]
             if names == ["stations"]
             else [{"station_id": int(names[1]), "hour": hour, "celsius": 20.5} for hour in range(5)]

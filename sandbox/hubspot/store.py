@@ -324,7 +324,7 @@ def _values(kind: str, number: int, rng: Random) -> Properties:
             values |= {"last_audit_at": at, "credit_score": rng.choice(("", "0", "-1.5", "812.25"))} | owner
         case "contacts":
             values = {"firstname": NAMES[number % len(NAMES)], "lastname": f"Contact {number:05}"}
-            values |= {"email": f"contact{number:05}@example.com", "lifecyclestage": option("lifecyclestage")}
+            values |= {"email": f"customer{number}@example.com", "lifecyclestage": option("lifecyclestage")}
             values |= {"newsletter": flag(), "birthday": f"19{60 + number % 40}-02-0{1 + number % 9}"}
             values |= {
                 "last_training_at": at,

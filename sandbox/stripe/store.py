@@ -93,7 +93,7 @@ class Account:
             self._add("accounts", account)
         for number in range(size.customers):
             created = START + number * 75 * DAY // size.customers + rng.randrange(3_600)
-            customer = self._customer(created, f"Customer {number + 1}", f"customer-{number + 1}@example.com")
+            customer = self._customer(created, f"Customer {number + 1}", f"customer{number + 1}@example.com")
             if number < size.subscriptions:
                 self._subscribe(customer, number)
 

@@ -1,6 +1,6 @@
 """A run's partition as dlt sees it: a day bounds what is read, at both ends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -170,7 +170,8 @@ def test_runs_that_share_rows_or_a_cursor_with_other_partitions_load_alone(
         return pipeline_lock(name, log)
 
     monkeypatch.setattr(resource, "pipeline_lock", recorded)
-    materialize(orders(cursor, seconds if cursor.initial_value == 0 else lambda moment: moment), key)
+    unchanged: Callable[[datetime], Any] = lambda moment: moment  # noqa: E731
+    materialize(orders(cursor, seconds if cursor.initial_value == 0 else unchanged), key)
 
     assert taken == (["shop"] if alone else [])
 

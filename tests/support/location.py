@@ -49,7 +49,7 @@ class Location:
         """Execute runs one after the other in the same process. `tests.support.run_location` describes their format."""
         process = self.python("-m", "tests.support.run_location", self.name, *map(json.dumps, runs))
         assert process.returncode == 0, process.stderr
-        reports: list[Report] = json.loads(process.stdout)
+        reports: list[Report] = json.loads(process.stdout.splitlines()[-1])  # after what dbt prints
         return reports
 
     def load(self, *tables: str, partition: tuple[str, ...] = (), full_reload: bool = False) -> Report:

@@ -54,7 +54,11 @@ def report(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
         "success": result.success,
         "failures": [error.to_string() if error else "" for error in errors],
         "materialized": len(materializations),
-        "rows": {m.asset_key.to_user_string(): m.metadata["rows_loaded"].value for m in materializations},
+        "rows": {
+            m.asset_key.to_user_string(): m.metadata["rows_loaded"].value
+            for m in materializations
+            if "rows_loaded" in m.metadata
+        },
         "checks": {name: check.passed for name, check in checks.items()},
         "severities": {name: check.severity.value for name, check in checks.items() if not check.passed},
     }

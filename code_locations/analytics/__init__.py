@@ -1,0 +1,1 @@
+"""The analytics team's code location: dbt models on what the other locations load."""

@@ -1,0 +1,4 @@
+select
+    id as course_id,
+    name
+from ({{ complete_loads("thinkific", "courses") }}) as courses

@@ -1,0 +1,73 @@
+"""The dbt project's manifest, from which the assets are made.
+
+The image of this location runs `python -m code_locations.analytics.prepare`, so that its start parses nothing. In a
+checkout, the first import after an edit of the project does.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dagster_dbt import DbtCliResource, DbtProject
+
+DBT = str(Path(sys.executable).with_name("dbt"))  # whether or not that is on the PATH
+PROJECT = Path(__file__).parent / "dbt_project"
+TARGETS = ("duckdb", "postgres", "snowflake")  # those of profiles.yml
+
+
+def prepared_project(target: str) -> DbtProject:
+    """The dbt project with the manifest of one target.
+
+    Raises:
+        ValueError: profiles.yml has no such target, or dbt cannot parse the project.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"WAREHOUSE={target!r} has no target in dbt's profiles.yml. It has {', '.join(TARGETS)}.")
+    files = sorted(path for path in PROJECT.rglob("*") if path.is_file() and "target" not in path.parts)
+    content = b"".join(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() for path in files)
+    folder = PROJECT / "target" / f"{target}-{hashlib.sha256(content).hexdigest()[:12]}"
+    project = DbtProject(PROJECT, target=target, target_path=folder.relative_to(PROJECT))
+    if not project.manifest_path.exists():
+        _parse(project, folder)
+    return project
+
+
+def dbt_resource(project: DbtProject) -> DbtCliResource:
+    """The resource `dbt`."""
+    return DbtCliResource(project_dir=project, dbt_executable=DBT)
+
+
+def _parse(project: DbtProject, folder: Path) -> None:
+    """Makes the folder in one step, because several processes may do so at the same time."""
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        command = [
+            DBT,
+            "parse",
+            "--quiet",
+            "--target",
+            project.target,
+            "--project-dir",
+            PROJECT,
+            "--profiles-dir",
+            PROJECT,
+        ]
+        options = ["--target-path", temporary, "--log-path", temporary]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise ValueError(f"dbt cannot parse {PROJECT.name}: {done.stdout.strip()}")
+        made = Path(temporary, "made")
+        made.mkdir()
+        shutil.move(Path(temporary, "manifest.json"), made)
+        for old in folder.parent.glob(f"{project.target}-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        if not folder.exists():
+            made.rename(folder)
+
+
+if __name__ == "__main__":
+    for target in sys.argv[1:] or TARGETS:
+        prepared_project(target)
