@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import dlt
 import duckdb
 import psycopg2
@@ -328,3 +329,50 @@ def test_snowflake_models_compile_to_its_own_functions(tmp_path: Path) -> None:
     compiled = (tmp_path / "compiled/analytics/models/marts/reviews_per_week.sql").read_text()
     assert "convert_timezone('UTC', created_at)" in compiled
     assert "datediff('millisecond', created_at, first_review_at)" in compiled
+
+
+def requested(result: Any) -> set[str]:
+    return {
+        result_of.key.to_user_string()
+        for result_of in result.results
+        if not result_of.true_subset.is_empty and not isinstance(result_of.key, dg.AssetCheckKey)
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Parameter `include_sources`")  # Dagster's own evaluation of conditions
+def test_a_model_is_built_when_a_source_changes_and_waits_for_one_that_has_never_been_loaded() -> None:
+    from code_locations.analytics.marts import follows_sources
+
+    days = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-05")
+    orders = dg.AssetSpec("orders", partitions_def=days)
+    customers = dg.AssetSpec("customers")
+    items = dg.AssetSpec("items", partitions_def=days)
+
+    @dg.asset(deps=[orders, customers], automation_condition=follows_sources)
+    def mart() -> None: ...
+
+    @dg.asset(deps=[orders, items], automation_condition=follows_sources, partitions_def=days)
+    def daily_mart() -> None: ...
+
+    defs = dg.Definitions(assets=[orders, customers, items, mart, daily_mart])
+    instance = dg.DagsterInstance.ephemeral()
+
+    def evaluate(cursor: Any = None) -> Any:
+        return dg.evaluate_automation_conditions(defs, instance, cursor=cursor)
+
+    def load(key: str, partition: str | None = None) -> None:
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+
+    result = evaluate()
+    assert result.total_requested == 0
+    load("orders", "2026-01-02")
+    result = evaluate(result.cursor)
+    assert result.total_requested == 0  # `customers` and the day's items are missing
+    load("customers")
+    result = evaluate(result.cursor)
+    assert requested(result) == {"mart"}  # although most days of `orders` are missing
+    load("items", "2026-01-02")
+    result = evaluate(result.cursor)
+    assert requested(result) == {"daily_mart"}
+    assert result.get_requested_partitions(dg.AssetKey("daily_mart")) == {"2026-01-02"}
+    assert evaluate(result.cursor).total_requested == 0
