@@ -1,16 +1,18 @@
 """Loads that would lose or duplicate rows fail before anything changes, with a sentence that says what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import dlt
-from dagster import Failure, OpExecutionContext
+from dagster import DagsterInstance, DagsterRun, Failure, OpExecutionContext, RunsFilter
 from dagster_dlt.constants import META_KEY_SOURCE
 from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
 from dlt.common.destination.utils import resolve_merge_strategy
 from dlt.common.exceptions import TerminalException
+from dlt.common.schema import Schema
+from dlt.common.schema.typing import TTableSchema
 from dlt.common.schema.utils import get_merge_strategy
 from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
@@ -20,9 +22,13 @@ from runtime.load.assets import dlt_objects
 from runtime.load.cursors import columns_with, disposition_of, incrementals
 from runtime.load.locks import destination_client
 from runtime.load.partitions import partition_label, time_window
-from runtime.load.retries import nothing_loaded_tag
+from runtime.load.retries import append_tag
 
+# Of runs, in Dagster's words.
 RETRY_NUMBER_TAG = "dagster/retry_number"
+PARTITION_TAG = "dagster/partition"
+BACKFILL_TAG = "dagster/backfill"
+PARENT_BACKFILL_TAG = "dagster/parent_backfill_id"
 PIPELINE_OPTIONS = ("destination", "staging", "dataset_name", "credentials")
 
 
@@ -53,8 +59,7 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
             "Remove the backfill_policy of the assets, so that each partition gets a run."
         )
     _check_selection(context, source)
-    if _may_have_loaded_before(context):
-        _check_append_after_restart(context, _with_disposition("append", source, arguments))
+    _check_append_after_restart(context, _with_disposition("append", source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
 
@@ -81,13 +86,11 @@ def check_first_load_of_partition(
         )
 
 
-def check_merges(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
-    """Raises Failure if a restarted run would merge tables without a key, to which dlt appends. Called before the load.
+def check_appends(context: OpExecutionContext, pipeline: dlt.Pipeline) -> bool:
+    """Whether this load appends. Raises Failure if a restarted run would do so. Called before the load.
 
-    Keys are known only now: a source may find them while it reads.
+    dlt also appends what it merges without a key. Keys are known only now: a source may find them while it reads.
     """
-    if not _may_have_loaded_before(context):
-        return
     packages = map(pipeline.get_load_package_info, pipeline.list_normalized_load_packages())
     loaded = {
         (package.schema.name, job.job_file_info.table_name) for package in packages for job in package.jobs["new_jobs"]
@@ -96,12 +99,19 @@ def check_merges(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
         str(table["name"])
         for schema in pipeline.schemas.values()
         for table in schema.data_tables()
-        if (schema.name, table["name"]) in loaded
-        and table.get("write_disposition") == "merge"
-        and get_merge_strategy(schema.tables, str(table["name"])) != "scd2"
-        and not any(column.get("primary_key") or column.get("merge_key") for column in table["columns"].values())
+        if (schema.name, table["name"]) in loaded and _is_appended(schema, table)
     ]
     _check_append_after_restart(context, appended)
+    return bool(appended)
+
+
+def _is_appended(schema: Schema, table: TTableSchema) -> bool:
+    if table.get("write_disposition") != "merge":
+        return table.get("write_disposition") == "append"
+    is_history = get_merge_strategy(schema.tables, str(table["name"])) == "scd2"
+    return not is_history and not any(
+        column.get("primary_key") or column.get("merge_key") for column in table["columns"].values()
+    )
 
 
 def check_destination(pipeline: dlt.Pipeline) -> None:
@@ -154,26 +164,49 @@ def _reads(resource: DltResource, name: str) -> bool:
     return bool(pipe.name == name)
 
 
-def _may_have_loaded_before(context: OpExecutionContext) -> bool:
-    """Whether Dagster restarted the run after another that may have loaded rows."""
-    if not int(context.run.tags.get(RETRY_NUMBER_TAG, 0)):
-        return False
-    parent = context.instance.get_run_by_id(context.run.parent_run_id or "")
-    return not (parent and parent.tags.get(nothing_loaded_tag(context)))
-
-
 def _check_append_after_restart(context: OpExecutionContext, names: list[str]) -> None:
-    """Dagster restarted this run, and the lost run may have loaded some rows.
+    """Raises Failure if this step repeats one that may have appended some of its rows.
 
     A merge replaces those rows. After an append nobody can tell them from the rows that are still missing.
     """
-    if names:
+    if names and (lost := next(_unfinished_appends(context), None)):
         raise _failure(
-            f"{', '.join(names)} would append rows that the lost run {context.run.parent_run_id} may have loaded "
-            "already. Delete the rows whose _dlt_load_id is not in _dlt_loads, then the rows of child tables whose "
-            "_dlt_parent_id has no parent row, and launch the run again; "
+            f"{', '.join(names)} would append rows that the lost run {lost} may have loaded already. Delete the rows "
+            "whose _dlt_load_id is not in _dlt_loads, then the rows of child tables whose _dlt_parent_id has no parent "
+            "row, and materialize the assets in a new run, which is no re-execution; "
             'or give the resource a primary key and write_disposition="merge", which is safe to repeat.'
         )
+
+
+def _unfinished_appends(context: OpExecutionContext) -> Iterator[str]:
+    """The runs that have begun to append in this step, and whose step this run repeats."""
+    step, this = str(context.op_handle), context.instance.get_run_by_id(context.run.run_id)
+    if (
+        context.retry_number and this and this.tags.get(append_tag(context)) == this.run_id
+    ):  # by a job's op_retry_policy
+        yield this.run_id
+    for run_id, run in _earlier_runs(context.instance, context.run):
+        if run is None:  # Dagster no longer knows what it did
+            yield run_id
+        elif run.tags.get(append_tag(context)) == run_id:
+            found = context.instance.get_run_step_stats(run_id, [step])
+            if not any(one.status and one.status.value == "SUCCESS" for one in found):
+                yield run_id
+
+
+def _earlier_runs(instance: DagsterInstance, run: DagsterRun) -> Iterator[tuple[str, DagsterRun | None]]:
+    """The incomplete runs that a run repeats: Dagster restarts lost runs, people re-execute runs and backfills."""
+    earlier: dict[str, DagsterRun | None] = {}
+    if (parent := run.parent_run_id or run.get_parent_run_id()) or RETRY_NUMBER_TAG in run.tags:
+        earlier = {str(parent): instance.get_run_by_id(parent or "")}
+    elif backfill := run.tags.get(PARENT_BACKFILL_TAG):
+        partition = {PARTITION_TAG: run.tags[PARTITION_TAG]} if PARTITION_TAG in run.tags else {}
+        runs = instance.get_runs(RunsFilter(tags={BACKFILL_TAG: backfill, **partition}))
+        earlier = {one.run_id: one for one in runs}
+    for run_id, one in earlier.items():
+        if one is None or not one.is_success:
+            yield run_id, one
+            yield from _earlier_runs(instance, one) if one else ()
 
 
 def _check_other_partitions(partition: str, source: DltSource, arguments: Mapping[str, Any]) -> None:

@@ -18,11 +18,11 @@ from dlt.common.pipeline import LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
 
 from runtime.load.directories import data_directory
-from runtime.load.guards import check_destination, check_first_load_of_partition, check_merges, check_run
+from runtime.load.guards import check_appends, check_destination, check_first_load_of_partition, check_run
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
-from runtime.load.retries import ERRORS, disk_is_full, retrying
+from runtime.load.retries import ERRORS, disk_is_full, record_append, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
 from runtime.load.values.columns import check_columns
 from runtime.load.values.duplicates import Keys, keep_last_rows
@@ -54,6 +54,7 @@ class RunPipeline(dlt.Pipeline):
     template: dlt.Pipeline
     source: DltSource
     keys: Keys = MappingProxyType({})
+    appends = False
     has_loaded = False
     arguments: Mapping[str, Any]
 
@@ -79,7 +80,7 @@ class RunPipeline(dlt.Pipeline):
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
-        check_merges(self.op, self)
+        self.appends = check_appends(self.op, self)
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
         # disposition. Ten attempts: of n first loads that create a table together, the slowest fails n - 1 times.
         try:
@@ -93,6 +94,8 @@ class RunPipeline(dlt.Pipeline):
         """One attempt of `load`."""
         with duckdb_file_lock(self, self.op.log.info):
             check_columns(self)
+            if self.appends:
+                record_append(self.op)
             return super().load(*args, **kwargs)
 
 

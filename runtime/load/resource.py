@@ -26,7 +26,6 @@ from runtime.load.partitions import needs_pipeline_alone, partition_label, time_
 from runtime.load.pipeline import LoadFailed, run_pipeline
 from runtime.load.retries import (
     ERRORS,
-    allow_restart,
     causes,
     disable_run_retries,
     disk_is_full,
@@ -97,9 +96,8 @@ class IsolatedDltResource(DagsterDltResource):
         try:
             events = attempts(self._load_once, op, context, dlt_source, dlt_pipeline, dagster_dlt_translator, **kwargs)
         except ERRORS as error:
-            if is_transient(error) and source_state(dlt_source) != unread:
-                allow_restart(op)  # in a new process, where the source begins anew
-            else:
+            # A source that has been read begins anew only in a new process, in a restart of the run.
+            if not is_transient(error) or source_state(dlt_source) == unread:
                 disable_run_retries(op)
             if sentence := explanation(error, dlt_pipeline):
                 raise Failure(sentence) from error

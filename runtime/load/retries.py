@@ -123,15 +123,14 @@ def disable_run_retries(context: OpExecutionContext) -> None:
         context.instance.add_run_tags(context.run.run_id, {RETRY_ON_FAILURE_TAG: "false"})
 
 
-def allow_restart(context: OpExecutionContext) -> None:
-    """Lets Dagster restart a run that failed before this step loaded anything, also if the step appends."""
-    with suppress(Exception):
-        context.instance.add_run_tags(context.run.run_id, {nothing_loaded_tag(context): "true"})
+def record_append(context: OpExecutionContext) -> None:
+    """Records that this step of the run begins to append. Whoever starts the run again must know it."""
+    context.instance.add_run_tags(context.run.run_id, {append_tag(context): context.run.run_id})
 
 
-def nothing_loaded_tag(context: OpExecutionContext) -> str:
-    """The tag of a failed run whose step with this name had not loaded anything."""
-    return f"dlt/nothing_loaded.{str(context.op_handle)[-40:]}"
+def append_tag(context: OpExecutionContext) -> str:
+    """The tag of a run that has begun to append. Its value is the run's id, as a re-execution gets its parent's tags."""
+    return f"dlt/appends.{str(context.op_handle)[-40:]}"
 
 
 def is_operational(error: BaseException) -> bool:

@@ -280,3 +280,29 @@ def test_whatever_happens_the_warehouse_equals_the_api(
 @pytest.mark.parametrize("name", ["merge", "append"])
 def test_loads_that_overlap_do_each_other_no_harm(name: str, new_warehouse: New) -> None:
     World(DISPOSITIONS[name], *new_warehouse()).play(overlaps(DISPOSITIONS[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "crash", "refused"),
+    [
+        ("append", "normalized", False),
+        ("append", "job 2", True),
+        ("append", "completed", True),
+        ("merge", "job 2", False),
+    ],
+)
+def test_a_lost_run_that_is_executed_again_by_hand_loads_nothing_twice(
+    name: str, crash: str, refused: bool, new_warehouse: New
+) -> None:
+    disposition = DISPOSITIONS[name]
+    world, shop = World(disposition, *new_warehouse()), "north" if disposition.partitioned else ""
+    parent = world.start(Load(shop, crash=crash))
+    world.end(parent)
+    for _ in range(2):  # the second one repeats a run that was refused
+        again = world.start(Load(shop, parent=parent.plan.run_id))
+        assert ("would append rows that the lost run" in str(again.outcome())) is refused
+        parent = again
+    if refused:
+        world.tidy()
+        world.end(world.start(Load(shop)), check=False)
+    world.check(shop)

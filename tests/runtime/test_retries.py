@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.error
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import Message
 from typing import Any
 
@@ -44,6 +44,13 @@ class Flaky:
 
     def load(self, stock: bool = False, after: Exception | None = None, **options: Any) -> dg.ExecuteInProcessResult:
         """Materialize all; `after` is raised once everything is loaded."""
+        resource = DagsterDltResource() if stock else IsolatedDltResource()
+        return dg.materialize(
+            [self.assets(lambda: after)], resources={"dlt": resource}, raise_on_error=False, **options
+        )
+
+    def assets(self, after: Callable[[], Exception | None]) -> dg.AssetsDefinition:
+        """The assets; what `after` returns is raised once everything is loaded."""
 
         @dlt.source(name="flaky", section="flaky")
         def flaky() -> Any:
@@ -65,11 +72,10 @@ class Flaky:
         )
         def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
             yield from dlt.run(context=context)
-            if after:
-                raise after
+            if error := after():
+                raise error
 
-        resource = DagsterDltResource() if stock else IsolatedDltResource()
-        return dg.materialize([assets], resources={"dlt": resource}, raise_on_error=False, **options)
+        return assets
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +157,38 @@ def test_a_run_started_again_refuses_to_append_and_says_why(warehouse: Warehouse
     assert flaky.reads == 0
     assert "rows would append rows that the lost run" in failure_of(result)
     assert Flaky().load(tags={"dagster/retry_number": "1"}).success
+
+
+BACKFILL, AGAIN = {"dagster/backfill": "one"}, {"dagster/backfill": "two", "dagster/parent_backfill_id": "one"}
+
+
+@pytest.mark.parametrize("disposition", ["merge", "append"])
+@pytest.mark.parametrize("tags", [(BACKFILL, AGAIN), ({}, None)], ids=["backfill", "run"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_is_executed_again_by_hand_appends_only_after_a_complete_run(
+    warehouse: Warehouse, disposition: str, tags: Any, complete: bool
+) -> None:
+    flaky = Flaky(disposition=disposition)
+    with dg.DagsterInstance.local_temp() as instance:
+        first = flaky.load(instance=instance, tags=tags[0], after=None if complete else OSError("lost"))
+        again = tags[1] or {"dagster/parent_run_id": first.run_id, "dagster/root_run_id": first.run_id}
+        second = flaky.load(instance=instance, tags=again)
+
+    assert first.success is complete
+    assert second.success is (complete or disposition == "merge")
+    assert second.success or f"the lost run {first.run_id}" in failure_of(second)
+    assert counted(warehouse) == (200 if complete and disposition == "append" else 100, 100)
+
+
+def test_a_step_that_its_job_tries_again_does_not_append_twice(warehouse: Warehouse) -> None:
+    flaky, failures = Flaky(disposition="append"), iter([OSError("after the load")])
+    assets = flaky.assets(lambda: next(failures, None))
+    job = dg.define_asset_job("flaky", [assets], op_retry_policy=dg.RetryPolicy(max_retries=1))
+    location = dg.Definitions([assets], jobs=[job], resources={"dlt": IsolatedDltResource()})
+    result = location.resolve_job_def("flaky").execute_in_process(raise_on_error=False)
+
+    assert f"rows would append rows that the lost run {result.run_id}" in failure_of(result)
+    assert counted(warehouse) == (100, 100)
 
 
 def test_a_warehouse_that_stays_away_is_named(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +297,7 @@ def test_a_source_that_remembers_is_read_again_in_a_new_run_only(warehouse: Ware
     assert "reset by peer" in failure_of(failed)
     assert warehouse.datasets() == set()
     assert run.tags["dagster/will_retry"] == "true"
-    assert run.tags["dlt/nothing_loaded.assets"] == "true"
+    assert not [tag for tag in run.tags if tag.startswith("dlt/")]  # it has not begun to append
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import dagster as dg
 import dlt
-from dagster._core.storage.tags import RETRY_NUMBER_TAG
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, RETRY_NUMBER_TAG, ROOT_RUN_ID_TAG
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.destination.client import RunnableLoadJob
@@ -70,12 +70,13 @@ class Disposition:
 
 @dataclass(frozen=True)
 class Load:
-    """A run: its partition, where it is killed or paused, and whether it is a retry by Dagster."""
+    """A run: its partition, where it is killed or paused, and whether it is a retry by Dagster, or of whom by hand."""
 
     shop: str
     crash: str | None = None
     pause: str | None = None
     retry: bool = False
+    parent: str | None = None  # the id of the run that is executed again by hand
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,19 @@ def work(plan: Plan, test: Connection) -> None:
         partition_key=plan.load.shop or None,
         raise_on_error=False,
         run_id=plan.run_id,
-        tags={RETRY_NUMBER_TAG: "1"} if plan.load.retry else {},
+        tags=tags_of(plan.load),
     )
     if result.success:
         [event] = result.get_asset_materialization_events()
         test.send(event.materialization.metadata["rows_loaded"].value)
     else:
         test.send(str(result.get_step_failure_events()[0].step_failure_data.error))
+
+
+def tags_of(load: Load) -> dict[str, str]:
+    if load.parent:
+        return {PARENT_RUN_ID_TAG: load.parent, ROOT_RUN_ID_TAG: load.parent}
+    return {RETRY_NUMBER_TAG: "1"} if load.retry else {}
 
 
 def orders_assets(plan: Plan, reach: Reach) -> dg.AssetsDefinition:
