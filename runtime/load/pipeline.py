@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import dlt
@@ -25,7 +24,7 @@ from runtime.load.providers import settings_of
 from runtime.load.retries import ERRORS, disk_is_full, record_append, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
 from runtime.load.values.columns import check_columns
-from runtime.load.values.duplicates import Keys, keep_last_rows
+from runtime.load.values.duplicates import Hashes, keep_last_rows
 from runtime.load.values.normalizer import strict_values
 from runtime.load.warehouse import stored_schemas
 
@@ -53,7 +52,7 @@ class RunPipeline(dlt.Pipeline):
     op: OpExecutionContext
     template: dlt.Pipeline
     source: DltSource
-    keys: Keys = MappingProxyType({})
+    keys: Hashes
     appends = False
     has_loaded = False
     arguments: Mapping[str, Any]

@@ -129,7 +129,7 @@ def record_append(context: OpExecutionContext) -> None:
 
 
 def append_tag(context: OpExecutionContext) -> str:
-    """The tag of a run that has begun to append. Its value is the run's id, as a re-execution gets its parent's tags."""
+    """The tag of a run that has begun to append. Its value is the run's id: a re-execution inherits tags."""
     return f"dlt/appends.{str(context.op_handle)[-40:]}"
 
 

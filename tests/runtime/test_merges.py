@@ -1,7 +1,10 @@
 """Merges as dlt makes them, with what this project sets for each warehouse."""
 
 import threading
+import uuid
 from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -105,6 +108,68 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
         ("new", 500, 500)
     ]
     assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]
+
+
+PLAIN = [{"id": row["id"], "version": row["version"], "kind": "orders"} for row in VERSIONS]
+
+
+@pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
+@pytest.mark.parametrize("source", ["named by its rows", "marked", "two resources", "a key found while reading"])
+def test_of_rows_with_one_key_the_last_stays_wherever_they_come_from(
+    warehouse: Warehouse, disposition: Any, source: str
+) -> None:
+    hints: Any = {"primary_key": "id", "write_disposition": disposition}
+    old, new = PLAIN[:500], PLAIN[500:]
+    match source:
+        case "named by its rows":
+            load(dlt.resource([PLAIN], name="rows", table_name=lambda row: row["kind"], **hints))
+        case "marked":
+            load(dlt.resource([dlt.mark.with_table_name(PLAIN, "orders")], name="rows", **hints))
+        case "two resources":
+            load(
+                [
+                    dlt.resource([part], name=f"of_{part[0]['version']}", table_name="orders", **hints)
+                    for part in (old, new)
+                ]
+            )
+        case _:
+            marked = dlt.mark.with_hints(old, dlt.mark.make_hints(primary_key="id"))
+            load(dlt.resource(lambda: iter([marked, new]), name="orders", write_disposition=disposition))
+
+    assert warehouse.rows("SELECT version, count(*) FROM orders GROUP BY version") == [("new", 500)]
+
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("key", "of_arrow", "other"),
+    [
+        (7, pa.array([7]), 8),
+        ("a", pa.array(["a"]).dictionary_encode(), "b"),
+        (NOON, pa.array([NOON]), NOON.replace(day=1)),
+        (NOON.isoformat(), pa.array([NOON]), NOON.replace(day=1)),
+        (Decimal("1.50"), pa.array([Decimal("1.5")]), Decimal(2)),
+        (uuid.UUID(int=7), pa.array([str(uuid.UUID(int=7))]), uuid.UUID(int=8)),
+    ],
+    ids=["number", "text", "time", "time as text", "decimal", "uuid"],
+)
+def test_a_key_in_dictionaries_and_in_arrow_rows_is_refused(
+    warehouse: Warehouse, key: Any, of_arrow: Any, other: Any
+) -> None:
+    def orders(*pages: Any) -> Any:
+        return dlt.resource(lambda: iter(pages), name="orders", primary_key="id", write_disposition="merge")
+
+    arrow = pa.table({"id": of_arrow, "version": ["arrow"]})
+    with pytest.raises(dg.Failure, match="orders: rows come both as dictionaries and as Arrow tables"):
+        load(orders([{"id": key, "version": "row"}], arrow))  # dlt's columns are not there before the first load
+    assert warehouse.datasets() == set()
+    load(orders([{"id": key, "version": "row"}]))
+    with pytest.raises(dg.Failure, match=r"orders: the key .* come both as dictionaries and as Arrow tables"):
+        load(orders(arrow, [{"id": key, "version": "row"}]))
+    load(orders([{"id": other, "version": "row"}], arrow))
+
+    assert warehouse.rows("SELECT version FROM orders ORDER BY version") == [("arrow",), ("row",)]
 
 
 IDS = pa.table({"Order Id": [1, 2, 1, 3, 4, 3, 3], "version": [f"v{n}" for n in range(7)]})

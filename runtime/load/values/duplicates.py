@@ -4,100 +4,195 @@ An API that is read page by page gives a row twice if it changes meanwhile. Ware
 one is left to chance.
 """
 
+import base64
 import gzip
+import re
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import dlt
 from dlt.common import json
+from dlt.common.json import custom_pua_decode
+from dlt.common.normalizers.naming import NamingConvention
 from dlt.common.schema import Schema
-from dlt.common.schema.utils import get_columns_names_with_prop, get_merge_strategy
+from dlt.common.schema.detections import is_iso_timestamp
+from dlt.common.schema.typing import C_DLT_ID, TTableSchema
+from dlt.common.schema.utils import get_columns_names_with_prop, get_merge_strategy, is_complete_column
+from dlt.common.time import ensure_datetime_in_tz
+from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
 from runtime.load.cursors import columns_with, disposition_of
+from runtime.load.values.columns import ValueRefused
+from runtime.load.values.items import table_of
 
-Keys = Mapping[str, "KeyRecorder"]
 NUMBER = "number of the row"
+DECIMAL = re.compile(r"-?\d+\.\d+")
+# Of the keys of dictionaries, by the name of the table as the resource gives it, and the columns of the key.
+Hashes = dict[tuple[str, tuple[str, ...]], "array[int]"]
 
 
 class KeyRecorder:
     """Remembers a hash of the key of each dictionary that a resource yields."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = columns
-        self._hashes = array("q")
+    def __init__(self, resource: DltResource, columns: Sequence[str], hashes: Hashes) -> None:
+        self._resource = resource
+        self._columns = tuple(columns)
+        self._hashes = hashes
+        self._of_table: array[int] | None = None  # if all rows go to one
         self._normalize: Callable[[str], str]
+        self._has_begun = False
 
-    def __call__(self, item: Any) -> Any:
-        if not self._hashes:
-            self._normalize = dlt.current.source_schema().naming.normalize_identifier
-        if (key := self.key_of(item)) is not None:
-            self._hashes.append(hash(key))
+    def __call__(self, item: Any, meta: Any = None) -> Any:
+        if type(item) is not dict:
+            return item
+        if not self._has_begun:
+            self._begin(item, meta)
+        if (key := key_of(item, self._columns, self._normalize)) is not None:
+            hashes = self._of_table
+            if hashes is None or meta is not None:
+                place = table_of(self._resource, item, meta), self._columns
+                hashes = self._hashes.setdefault(place, array("q"))
+            hashes.append(hash(key))
         return item
 
-    def key_of(self, item: Any) -> str | None:
-        """The key of a row. None if it has none."""
-        if type(item) is not dict:
-            return None
-        values = [item.get(column) for column in self.columns]
-        if None in values:  # `orderId` may be what the hint calls `order_id`
-            spelled = {self._normalize(name): value for name, value in item.items() if _is_name(name)}
-            values = [spelled.get(self._normalize(column)) for column in self.columns]
-        return None if None in values else repr(values)
-
-    def may_have_duplicates(self) -> bool:
-        return len(set(self._hashes)) < len(self._hashes)
+    def _begin(self, item: Any, meta: Any) -> None:
+        self._has_begun = True
+        self._normalize = dlt.current.source_schema().naming.normalize_identifier
+        if callable(name := self._resource.table_name):
+            hints = self._resource.compute_table_schema(item, meta)["columns"]
+            self._columns = tuple(column for column, hint in hints.items() if hint.get("primary_key"))
+        else:
+            self._of_table = self._hashes.setdefault((str(name), self._columns), array("q"))
 
 
-def record_keys(source: DltSource) -> Keys:
-    """Records the keys of the resources that merge by a primary key, by the name of their table.
+def key_of(item: Any, columns: Sequence[str], normalize: Callable[[str], str]) -> str | None:
+    """The key of a dictionary. None if it has none."""
+    if type(item) is not dict or not columns:
+        return None
+    values = values_of(item, columns, normalize)
+    return None if None in values else repr(values)
 
-    A resource with a `dedup_sort` column says itself which row stays.
-    """
-    recorders = {}
+
+def values_of(item: Any, columns: Sequence[str], normalize: Callable[[str], str]) -> list[Any]:
+    values = [item.get(column) for column in columns]
+    if None in values:  # `orderId` may be what the hint calls `order_id`
+        spelled = {normalize(name): value for name, value in item.items() if _is_name(name)}
+        values = [spelled.get(normalize(column)) for column in columns]
+    return values
+
+
+def _comparable(values: list[Any]) -> tuple[Any, ...]:
+    """Equal for values that become one in the warehouse, of which dictionaries and Arrow have several types."""
+    return tuple(_as_text(value) for value in values)
+
+
+def _as_text(value: Any) -> str:
+    value = custom_pua_decode(value)
+    if isinstance(value, str) and is_iso_timestamp(str, value):
+        value = ensure_datetime_in_tz(value)
+    if isinstance(value, datetime):
+        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        return str(value.isoformat()).removesuffix("T00:00:00+00:00")  # as a date
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and DECIMAL.fullmatch(value)):
+        return f"{Decimal(str(value)).normalize():f}"
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else f"{value}"
+
+
+def record_keys(source: DltSource) -> Hashes:
+    """Records the keys of the resources that merge by a primary key."""
+    hashes: Hashes = {}
     for resource in source.selected_resources.values():
         columns = columns_with(resource, "primary_key") if disposition_of(resource) == "merge" else []
-        if columns and not callable(resource.table_name) and not columns_with(resource, "dedup_sort"):
-            recorders[str(resource.table_name)] = KeyRecorder(columns)
-            resource.add_map(recorders[str(resource.table_name)])
-    return recorders
+        if columns:
+            resource.add_map(KeyRecorder(resource, columns, hashes))
+        elif not callable(resource.table_name):  # by no key: a run's options, or another resource, may say otherwise
+            hashes[str(resource.table_name), ()] = array("q")
+    return hashes
 
 
-def keep_last_rows(pipeline: dlt.Pipeline, keys: Keys) -> None:
-    """Removes from what a pipeline has extracted all rows but the last of each key, and with them their children."""
+def keep_last_rows(pipeline: dlt.Pipeline, hashes: Hashes) -> None:
+    """Removes from what a pipeline has extracted all rows but the last of each key, and with them their children.
+
+    A table with a `dedup_sort` column says itself which row stays.
+
+    Raises:
+        ValueRefused: rows of a table come as dictionaries and as Arrow tables, and a key is in both.
+    """
     for load_id in pipeline.list_extracted_load_packages():
         package = pipeline.get_load_package_info(load_id)
-        for table, recorder in keys.items():
-            name = package.schema.naming.normalize_tables_path(table)
-            jobs = [job for job in package.jobs["new_jobs"] if job.job_file_info.table_name == name]
-            if not jobs or not _merges_by(pipeline.schemas[package.schema.name], name, recorder.columns):
-                continue
-            files: dict[str, list[Path]] = {"parquet": [], "typed-jsonl": []}
-            for job in sorted(jobs, key=lambda job: Path(job.file_path).stat().st_mtime_ns):
-                files.setdefault(job.job_file_info.file_format, []).append(Path(job.file_path))
-            if files["parquet"]:
-                columns = [package.schema.naming.normalize_path(column) for column in recorder.columns]
-                _keep_last_arrow_rows(files["parquet"], columns)
-            if recorder.may_have_duplicates():
-                _keep_last_rows(files["typed-jsonl"], recorder.key_of)
+        schema, naming = pipeline.schemas[package.schema.name], package.schema.naming
+        tables: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+        for job in sorted(package.jobs["new_jobs"], key=lambda job: Path(job.file_path).stat().st_mtime_ns):
+            tables[job.job_file_info.table_name][job.job_file_info.file_format].append(Path(job.file_path))
+        for table, files in tables.items():
+            columns, rows, arrow = _merge_key(schema, table), files["typed-jsonl"], files["parquet"]
+            if rows and arrow:
+                _check_kinds(schema, table, columns, rows, arrow)
+            if arrow and columns:
+                _keep_last_arrow_rows(arrow, columns)
+            if rows and columns and not _are_unique(hashes, naming, table, columns):
+                _keep_last_rows(rows, partial(key_of, columns=columns, normalize=naming.normalize_identifier))
 
 
-def _merges_by(schema: Schema, table: str, columns: Sequence[str]) -> bool:
-    """Whether rows with the same values in these columns replace each other. Options of `dlt.run` may say otherwise."""
-    found = schema.tables.get(table)
-    if not found or found.get("write_disposition") != "merge":
+def _are_unique(hashes: Hashes, naming: NamingConvention, table: str, columns: Sequence[str]) -> bool:
+    """Whether all keys of a table's dictionaries were recorded, by these columns, and none came twice."""
+    of_table = {place: found for place, found in hashes.items() if naming.normalize_tables_path(place[0]) == table}
+    if not of_table or any({naming.normalize_path(name) for name in key} != set(columns) for _, key in of_table):
         return False
-    keys = set(get_columns_names_with_prop(found, "primary_key", include_incomplete=True))
+    return len(set[int]().union(*of_table.values())) == sum(map(len, of_table.values()))
+
+
+def _check_kinds(
+    schema: Schema, table: str, columns: Sequence[str], rows: Sequence[Path], arrow: Sequence[Path]
+) -> None:
+    """Nobody can tell which rows are the last ones, and Arrow tables get dlt's columns only if the table has them."""
+    normalize, known = schema.naming.normalize_identifier, schema.tables.get(table, {}).get("columns", {})
+    if not is_complete_column(known.get(normalize(C_DLT_ID), {})):
+        found = "rows"
+    elif columns:
+        values = (item for file in rows for line in _lines(file) for item in line)
+        keys = {_comparable(key) for item in values if (key := values_of(item, columns, normalize))}
+        of_arrow = (row for file in arrow for row in _arrow_keys(file, columns).to_pylist())
+        both = next((key for row in of_arrow if _comparable(key := list(row.values())) in keys), None)
+        if both is None:
+            return
+        found = f"the key {', '.join(map(str, both))}"
+    else:
+        return
+    raise ValueRefused(
+        f"{table}: {found} come both as dictionaries and as Arrow tables. Yield all rows of the table as one of the "
+        "two. Nothing was loaded."
+    )
+
+
+def _merge_key(schema: Schema, table: str) -> list[str]:
+    """The columns in which rows with the same values replace each other."""
+    found = schema.tables.get(table)
+    if not found or found.get("write_disposition") != "merge" or _with_hint(found, "dedup_sort"):
+        return []
     strategy = get_merge_strategy(schema.tables, table) or "delete-insert"
-    return strategy in ("delete-insert", "upsert") and keys == {schema.naming.normalize_path(key) for key in columns}
+    return _with_hint(found, "primary_key") if strategy in ("delete-insert", "upsert") else []
+
+
+def _with_hint(table: TTableSchema, hint: Any) -> list[str]:
+    return get_columns_names_with_prop(table, hint, include_incomplete=True)
 
 
 def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], str | None]) -> None:
     items = (item for file in files for line in _lines(file) for item in line)
-    last = {key_of(item): number for number, item in enumerate(items)}
+    keys = [key_of(item) for item in items]
+    last = {key: number for number, key in enumerate(keys)}
+    if len(last) - (None in last) == len(keys) - keys.count(None):
+        return
     numbers = count()
     for file in files:
         kept = [[one for one in line if _stays(next(numbers), key_of(one), last)] for line in _lines(file)]
@@ -130,6 +225,7 @@ def _keep_last_arrow_rows(files: Sequence[Path], columns: Sequence[str]) -> None
     for file in files:
         table = pq.read_table(file)
         stays = pc.invert(pc.is_in(numbers.slice(start, len(table)), superseded))
+        file.unlink()  # it may be a link to a file of the user's
         pq.write_table(table.filter(stays), file)
         start += len(table)
 

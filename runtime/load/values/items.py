@@ -64,6 +64,18 @@ def are_sound(values: Iterable[Any], nul: str | None) -> bool:
     return True
 
 
+def table_of(resource: DltResource, item: Any, meta: Any) -> str:
+    """The name of the table that an item goes to, as the resource gives it."""
+    name: Any = resource.table_name
+    if isinstance(meta, TableNameMeta):
+        name = meta.table_name
+    elif isinstance(meta, HintsMeta) and meta.create_table_variant:
+        name = meta.hints["table_name"]
+    elif callable(name):
+        name = name(item)
+    return str(name)
+
+
 class ItemCheck:
     """Checks the items of one resource. Called with each item; returns it, or a copy with what was replaced."""
 
@@ -75,7 +87,7 @@ class ItemCheck:
     def __call__(self, item: Any, meta: Any = None) -> Any:
         if type(item) is dict and not self._narrow_columns and are_sound(item.values(), self._nul):
             return item
-        self._table = self._table_of(item, meta)
+        self._table = dlt.current.source_schema().naming.normalize_tables_path(table_of(self._resource, item, meta))
         if type(item) in (dict, str, int, float, list, Decimal):
             return self._check(item, ())
         if is_pandas_frame(item):
@@ -102,16 +114,6 @@ class ItemCheck:
             for name, column in columns.items()
             if column.get("data_type") in ("decimal", "timestamp", "time") and column.get("precision") is not None
         }
-
-    def _table_of(self, item: Any, meta: Any) -> str:
-        name: Any = self._resource.table_name
-        if isinstance(meta, TableNameMeta):
-            name = meta.table_name
-        elif isinstance(meta, HintsMeta) and meta.create_table_variant:
-            name = meta.hints["table_name"]
-        elif callable(name):
-            name = name(item)
-        return dlt.current.source_schema().naming.normalize_tables_path(str(name))
 
     def _check(self, value: Any, path: tuple[Any, ...]) -> Any:
         match value:
