@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import dlt
@@ -21,7 +22,8 @@ DEFAULT_WAREHOUSE = "duckdb"
 DEFAULT_DUCKDB_FILE = "data/warehouse.duckdb"
 # dlt's default truncates the table before it loads: a reader then, or after a crash, would find it empty.
 SAFE_REPLACE = {"replace_strategy": "insert-from-staging"}
-# Used unless dlt's own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…, or without POSTGRES__).
+# Used unless dlt's own variables say otherwise (DESTINATION__POSTGRES__REPLACE_STRATEGY=…; also without POSTGRES__, and
+# after the pipeline's name).
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "duckdb": SAFE_REPLACE | {"preferred_loader_file_format": "parquet"},  # dlt's default sends rows as SQL text
     # Each job holds two connections. dlt's default of 20 jobs would take 40 of the 100 that a server has by default.
@@ -44,7 +46,7 @@ def warehouse_pipeline(pipeline_name: str, dataset_name: str) -> dlt.Pipeline:
     return dlt.pipeline(
         pipeline_name=pipeline_name,
         dataset_name=dataset_name,
-        destination=_destination(),
+        destination=_destination(pipeline_name),
         pipelines_dir=import_directory(),
     )
 
@@ -89,11 +91,12 @@ def _reader(pipeline: dlt.Pipeline) -> SqlClientBase[Any]:
     return pipeline.dataset().sql_client if isinstance(client, WithSchemas) else client
 
 
-def _destination() -> AnyDestination:
+def _destination(pipeline_name: str) -> AnyDestination:
     name = warehouse_name()
+    configured = partial(_configured, pipeline_name, name)
     # Passed even if configured, because dlt reads no variable of a capability such as `max_parallel_load_jobs`.
-    options = {key: _configured(name, key, type(value), value) for key, value in OPTIONS.get(name, {}).items()}
-    if name == "duckdb" and not any(_configured(name, key) for key in ("credentials", "credentials.database")):
+    options = {key: configured(key, type(value), value) for key, value in OPTIONS.get(name, {}).items()}
+    if name == "duckdb" and not any(configured(key) for key in ("credentials", "credentials.database")):
         options["credentials"] = DEFAULT_DUCKDB_FILE
     try:
         destination = Destination.from_reference(name, **options)
@@ -106,7 +109,8 @@ def _destination() -> AnyDestination:
     return destination
 
 
-def _configured(destination: str, key: str, kind: Any = None, default: Any = None) -> Any:
-    """dlt's own setting for the destination or for all destinations, which may be 0 or false, else the default."""
-    names = (f"destination.{destination}.{key}", f"destination.{key}")
+def _configured(pipeline: str, destination: str, key: str, kind: Any = None, default: Any = None) -> Any:
+    """dlt's own setting, which may be 0 or false, where dlt looks for it: first under the name of the pipeline."""
+    sections = (f"destination.{destination}.", "destination.", "")
+    names = [f"{prefix}{section}{key}" for prefix in (f"{pipeline}.", "") for section in sections]
     return next((value for name in names if (value := dlt.config.get(name, kind)) is not None), default)
