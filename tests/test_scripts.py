@@ -1,12 +1,15 @@
 """The scripts that need no Docker to be tested: what they conclude from the settings."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scripts import sources
+from scripts import sources, up
 from scripts.local import DAYS, skip_reason
 from tests.support.database import Database
 from tests.support.stack import clone
@@ -123,6 +126,25 @@ def test_a_new_env_has_its_own_passwords_and_project_name(tmp_path: Path) -> Non
     assert names[0] != names[1]
     assert first["DAGSTER_POSTGRES_PASSWORD"] != second["DAGSTER_POSTGRES_PASSWORD"]
     assert not any("CHANGEME" in (value or "") for value in first.values())
+
+
+CONTAINER = {"Service": "revenue", "ID": "c0ffee", "State": "running", "Health": "unhealthy", "Status": "Up 2 minutes"}
+HEALTH = {"Status": "unhealthy", "Log": [{"Output": "the first one"}, {"Output": "timed out after 10 s\n"}]}
+
+
+@pytest.mark.parametrize(("health", "last"), [(HEALTH, ["Its last health check: timed out after 10 s"]), (None, [])])
+def test_make_up_shows_what_the_last_health_check_of_an_unhealthy_container_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, health: Any, last: list[str]
+) -> None:
+    answers = {"compose": json.dumps(CONTAINER), "logs": "importing revenue", "inspect": json.dumps(health)}
+    cases = "".join(f"{name}) printf %s '{answer}' ;;\n" for name, answer in answers.items())
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\ncase $1 in\n{cases}esac\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    said = ["revenue is not healthy (Up 2 minutes). Its last lines:", "  importing revenue"]
+    assert list(up.unhealthy_services()) == said + last
 
 
 def test_the_demo_loads_the_days_on_which_the_shop_has_changes(demo_shop: Database) -> None:
