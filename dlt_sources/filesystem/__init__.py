@@ -24,6 +24,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -47,13 +48,13 @@ from dlt_sources.errors import PermanentSourceError, TransientSourceError
 from dlt_sources.filesystem.readers import (
     READERS,
     BrokenFile,
+    KeyCheck,
     Rows,
     check_columns,
-    check_keys,
     check_nul,
     check_values,
     check_width,
-    table_columns,
+    known_columns,
 )
 
 __all__ = ["filesystem_tables", "list_files"]
@@ -93,7 +94,8 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
         items = {item["relative_path"]: item for item in _files(table, file_format)}
         # Removed files are dropped from the state, so that it does not grow for ever.
         state["files"] = {path: version for path, version in loaded.items() if path in items}
-        known = set(table_columns(table))
+        known = known_columns(table)
+        root = dlt.current.source_schema().naming.normalize_table_identifier(table)
         for path, item in items.items():
             broken.pop(path, None)  # of an earlier attempt of the same load
             if loaded.get(path) == _version(item) and not full_reload:
@@ -104,15 +106,15 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                         logger.warning(f"{path} changed while it was read; it is left to the next load.")
                         continue
                     # Read to the end before the first row is passed on, so that no row of a broken file is loaded.
-                    count, columns = 0, set(known)
+                    count, columns, check_keys = 0, deepcopy(known), KeyCheck(table, reserved=_COLUMNS)
                     if for_postgres:
                         check_nul(copy, file_format)
                     for batch in READERS[file_format](copy):
                         if isinstance(batch, pa.RecordBatch):
-                            columns |= check_columns(batch.schema, table, reserved=_COLUMNS)
+                            columns[root] |= check_columns(batch.schema, table, reserved=_COLUMNS)
                             check_values(batch, for_postgres)
                         else:
-                            columns |= check_keys(batch, count + 1, reserved=_COLUMNS)
+                            check_keys(batch, count + 1, columns)
                         if for_postgres:
                             check_width(columns)
                         count += len(batch)

@@ -3,6 +3,7 @@
 import csv
 import json as stdlib_json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import IO, Any, TypeAlias
@@ -19,6 +20,7 @@ from dlt.common.normalizers.json.relational import DataItemNormalizer
 from dlt.common.normalizers.naming import NamingConvention
 
 Rows: TypeAlias = pa.RecordBatch | list[dict[str, Any]]
+Columns: TypeAlias = defaultdict[str, set[str]]  # the names of the columns, by table
 
 ROWS_AT_A_TIME = 10_000
 ROW_BYTES = 32 * 1024 * 1024  # maximum of a CSV row: pyarrow reads in blocks, and a row must fit into one
@@ -157,47 +159,74 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
 }
 
 
-def check_keys(rows: list[dict[str, Any]], first: int, reserved: Collection[str]) -> set[str]:
-    """The columns of JSON objects. Raises if two keys with different values become one column or one child table."""
-    naming, columns = dlt.current.source_schema().naming, set[str]()
-    fine: set[tuple[str, ...]] = set()  # keys of flat rows
-    for number, row in enumerate(rows, start=first):
-        is_flat = not any(type(value) in (dict, list) for value in row.values())
-        if not (is_flat and tuple(row) in fine):
+class KeyCheck:
+    """Finds the columns that JSON objects become in a table and its child tables, as dlt takes objects apart."""
+
+    def __init__(self, table: str, reserved: Collection[str]) -> None:
+        resource = dlt.current.source().resources[table]
+        self._schema = dlt.current.source_schema()
+        self._table = self._schema.naming.normalize_table_identifier(table)
+        self._reserved = reserved
+        self._declared = resource.compute_table_schema()["columns"]
+        levels = resource.max_table_nesting, dlt.current.source().max_table_nesting
+        self._levels = next((level for level in levels if level is not None), 1000)  # dlt's default
+        self._fine = set[tuple[str, ...]]()  # keys of flat rows
+
+    def __call__(self, rows: list[dict[str, Any]], first: int, columns: Columns) -> None:
+        """Adds to `columns`. Raises if two keys with different values become one column or one child table."""
+        for number, row in enumerate(rows, start=first):
+            is_flat = not any(type(value) in (dict, list) for value in row.values())
+            if is_flat and tuple(row) in self._fine:
+                continue
             for key in row:
-                if _normalized(key, naming) in reserved:
+                if _normalized(key, self._schema.naming) in self._reserved:
                     raise BrokenFile(f"row {number}: the key {key!r} is the name of a column that this source adds")
-            columns |= _check_object(row, naming, number)
-        if is_flat and None not in row.values():
-            fine.add(tuple(row))
-    return columns
+            self._check(row, (self._table,), self._levels, number, columns)
+            if is_flat and None not in row.values():
+                self._fine.add(tuple(row))
 
+    def _check(self, one: dict[str, Any], table: tuple[str, ...], level: int, number: int, columns: Columns) -> None:
+        naming = self._schema.naming
+        found: dict[tuple[str, bool], tuple[str, Any]] = {}
+        for path, value, is_list in self._leaves(one, naming.shorten_fragments(*table), level):
+            if value is None or (is_list and not value):
+                continue
+            names = [_normalized(key, naming) for key in path]
+            name = naming.shorten_fragments(*names)
+            other, known = found.setdefault((name, is_list), (".".join(path), value))
+            if known is not value and (type(known), known) != (type(value), value):
+                raise BrokenFile(f"row {number}: the keys {other!r} and {'.'.join(path)!r} both become {name}")
+            if not is_list:
+                columns[naming.shorten_fragments(*table)].add(name)
+            for item in value if is_list else ():
+                if type(item) is dict:
+                    self._check(item, (*table, *names), level - 1, number, columns)
+                elif type(item) is list:  # dlt makes a table for the outer list, too
+                    self._check({"list": item}, (*table, *names), level - 2, number, columns)
 
-def _check_object(one: dict[str, Any], naming: NamingConvention, number: int) -> set[str]:
-    found: dict[tuple[str, bool], tuple[str, Any]] = {}
-    for path, value in _leaves(one):
-        if value is None or value == []:
-            continue
-        name = naming.shorten_fragments(*(_normalized(key, naming) for key in path))
-        other, known = found.setdefault((name, type(value) is list), (".".join(path), value))
-        if known is not value and (type(known), known) != (type(value), value):
-            raise BrokenFile(f"row {number}: the keys {other!r} and {'.'.join(path)!r} both become {name}")
-        for item in value if type(value) is list else ():
-            if type(item) is dict:
-                _check_object(item, naming, number)
-    return {name for name, is_list in found if not is_list}
+    def _leaves(
+        self, one: dict[str, Any], table: str, level: int, path: tuple[str, ...] = ()
+    ) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+        """The values of an object: their keys, and whether they become a child table."""
+        for key, value in one.items():
+            is_nested = type(value) in (dict, list) and not self._is_json(table, (*path, key), level)
+            if is_nested and type(value) is dict:
+                yield from self._leaves(value, table, level - 1, (*path, key))
+            else:
+                yield (*path, key), value, is_nested
+
+    def _is_json(self, table: str, path: tuple[str, ...], level: int) -> bool:
+        """Whether an object or a list is stored as it is, in a column."""
+        if level <= 0:
+            return True
+        name = self._schema.naming.shorten_fragments(*(_normalized(key, self._schema.naming) for key in path))
+        known: Any = self._schema.tables.get(table, {}).get("columns", {}).get(name, {})
+        declared: Any = self._declared.get(name, {}) if table == self._table else {}
+        return bool({**known, **declared}.get("data_type") == "json")
 
 
 def _normalized(key: str, naming: NamingConvention) -> str:
     return naming.normalize_identifier(key) if key and not key.isspace() else DataItemNormalizer.EMPTY_KEY_IDENTIFIER
-
-
-def _leaves(one: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in one.items():
-        if type(value) is dict:
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
 
 
 def table_columns(table: str) -> Mapping[str, Any]:
@@ -206,10 +235,22 @@ def table_columns(table: str) -> Mapping[str, Any]:
     return schema.tables.get(schema.naming.normalize_table_identifier(table), {"columns": {}})["columns"]
 
 
-def check_width(columns: Collection[str]) -> None:
-    """Raises if a table has more columns than Postgres can store."""
-    if len(columns) > POSTGRES_COLUMNS:
-        raise BrokenFile(f"the table would have {len(columns)} columns, but Postgres stores {POSTGRES_COLUMNS} at most")
+def known_columns(table: str) -> Columns:
+    """The names of the columns that a table and its child tables have."""
+    schema = dlt.current.source_schema()
+    root, columns = schema.naming.normalize_table_identifier(table), Columns(set)
+    for name, found in schema.tables.items():
+        if name == root or name.startswith(f"{root}__"):
+            columns[name] = set(found["columns"])
+    return columns
+
+
+def check_width(columns: Columns) -> None:
+    """Raises if a table or child table has more columns than Postgres can store."""
+    for table, names in columns.items():
+        if len(names) > POSTGRES_COLUMNS:
+            most = f"but Postgres stores {POSTGRES_COLUMNS} at most"
+            raise BrokenFile(f"the table {table} would have {len(names)} columns, {most}")
 
 
 def check_columns(given: pa.Schema, table: str, reserved: Collection[str]) -> set[str]:

@@ -176,6 +176,7 @@ def test_a_file_that_the_warehouse_cannot_store_is_broken(folder: Folder, any_wa
     most = "but Postgres stores 1590 at most"
     folder.write("orders/wide.csv", f"{wide}\n{wide}\n")
     folder.write("clicks/wide.jsonl", json.dumps({"a": {f"c{number}": 1 for number in range(1_600)}}))
+    folder.write("clicks/lists.jsonl", json.dumps({"n": [{"m": [{f"c{number}": 1 for number in range(1_600)}]}]}))
     folder.write("clicks/nul.jsonl", '{"id": 8}\n{"id": 9, "note": "a\\u0000b", "path": "\\\\u0000"}\n')
     folder.write("stock/nul.parquet", parquet(id=[9], note=["a\0b"]))
     folder.write("stock/ns.parquet", parquet(at=pa.array([1767225600123456789], pa.timestamp("ns"))))
@@ -185,15 +186,16 @@ def test_a_file_that_the_warehouse_cannot_store_is_broken(folder: Folder, any_wa
     if any_warehouse.postgres:
         assert folder.broken == nanoseconds | {
             "orders/nul.csv": f"line 2: {nul}",
-            "clicks/wide.jsonl": f"the table would have 1601 columns, {most}",
-            "orders/wide.csv": f"the table would have 1601 columns, {most}",
+            "clicks/wide.jsonl": f"the table clicks would have 1601 columns, {most}",
+            "clicks/lists.jsonl": f"the table clicks__n__m would have 1600 columns, {most}",
+            "orders/wide.csv": f"the table orders would have 1601 columns, {most}",
             "clicks/nul.jsonl": f"line 2: {nul}",
             "stock/nul.parquet": f"the column note has {nul}",
         }
         assert loaded == dict.fromkeys(TABLES, 2)
     else:
         assert folder.broken == nanoseconds
-        assert loaded == {"orders": 4, "clicks": 5, "stock": 3}
+        assert loaded == {"orders": 4, "clicks": 6, "clicks__n": 1, "clicks__n__m": 1, "stock": 3}
 
 
 def test_files_of_any_length_are_loaded(folder: Folder, warehouse: SourceWarehouse) -> None:
@@ -387,6 +389,31 @@ def test_a_json_file_whose_keys_become_one_column_is_broken(folder: Folder, ware
 
     assert folder.broken == {f"clicks/{name}.jsonl": reason for name, (_, reason) in broken.items()}
     assert warehouse.rows("SELECT id, order_id, at__x FROM clicks") == [(1, 7, 1)]
+
+
+@pytest.mark.parametrize("nesting", [0, 1, 2])
+@pytest.mark.parametrize("of_source", [True, False])
+def test_keys_of_an_object_that_is_kept_as_it_is_do_not_become_columns(
+    folder: Folder, any_warehouse: SourceWarehouse, nesting: int, of_source: bool
+) -> None:
+    inner, wide = {"aB": 1, "a_b": 2}, {f"c{number}": 1 for number in range(1_600)}
+    rows = [[{"at": inner, "wide": wide}, {"n": [inner, wide]}], [{"at": {"x": inner}}, {"n": [{"x": [inner, wide]}]}]]
+    for depth, items in enumerate(rows):
+        for number, item in enumerate(items):
+            folder.write(f"clicks/{depth}{number}.jsonl", json.dumps(item))
+    folder.write("clicks/declared.jsonl", json.dumps({"payload": {**inner, **wide}}))
+    source = folder.source({"clicks": "jsonl"})
+    source.clicks.apply_hints(columns={"payload": {"data_type": "json"}})
+    if of_source:
+        source.max_table_nesting = nesting
+    else:
+        source.clicks.max_table_nesting = nesting
+    load(any_warehouse, source)
+
+    taken_apart = [f"clicks/{depth}{number}.jsonl" for depth in range(min(nesting, 2)) for number in range(2)]
+    assert sorted(folder.broken) == taken_apart
+    [(count,)] = any_warehouse.rows("SELECT count(*) FROM clicks")
+    assert count == 5 - len(taken_apart)
 
 
 def test_a_file_that_changes_during_the_load_is_left_to_the_next_load(
