@@ -276,6 +276,33 @@ def test_a_nul_is_kept_or_refused_by_name(warehouse: Warehouse) -> None:
         assert rows(warehouse, "note") == [("a\0b",)]
 
 
+NUL = "a\0b"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([None, NUL]),
+        pa.array([NUL, "a"], pa.large_string()),
+        pa.array([NUL, "a"]).dictionary_encode(),
+        pa.chunked_array([["a"], [NUL]]),
+        pa.array([[], [{"note": NUL}]]),
+        pa.array([{"more": NUL}, None]),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_nul_in_an_arrow_table_is_kept_or_refused_by_name(warehouse: Warehouse, values: Any) -> None:
+    failure = load([pa.table({"id": [3, 4], "aNote": values})])
+    if warehouse.name == "postgres":
+        assert failure.startswith(
+            "orders, column a_note: found a text with a NUL character, which Postgres cannot store"
+        )
+        assert is_untouched(warehouse)
+    else:
+        assert not failure
+        assert any(text in str(rows(warehouse, "a_note")) for text in (r"a\x00b", r"a\\u0000b"))  # as JSON if nested
+
+
 @pytest.mark.parametrize(
     ("item", "keys"),
     [

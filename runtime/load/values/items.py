@@ -76,6 +76,29 @@ def table_of(resource: DltResource, item: Any, meta: Any) -> str:
     return str(name)
 
 
+def _has_nul(values: Any) -> bool:
+    """Whether a text in an Arrow array has a NUL character, or one in the values that it holds."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind, types = values.type, pa.types
+    if isinstance(values, pa.ChunkedArray):
+        return any(map(_has_nul, values.chunks))
+    if types.is_string(kind) or types.is_large_string(kind):
+        return bool(pc.any(pc.match_substring(values, "\0")).as_py())
+    if types.is_string_view(kind):
+        return _has_nul(values.cast(pa.large_string()))
+    if types.is_dictionary(kind):
+        return _has_nul(values.dictionary) and _has_nul(values.dictionary_decode())
+    if types.is_struct(kind):
+        return any(map(_has_nul, values.flatten()))
+    if types.is_map(kind):
+        return _has_nul(values.keys) or _has_nul(values.items)
+    if types.is_nested(kind):  # lists of any kind
+        return _has_nul(values.flatten())
+    return isinstance(values, pa.ExtensionArray) and _has_nul(values.storage)
+
+
 class ItemCheck:
     """Checks the items of one resource. Called with each item; returns it, or a copy with what was replaced."""
 
@@ -97,6 +120,9 @@ class ItemCheck:
         if not (hasattr(item, "schema") and hasattr(item, "from_arrays")):  # no table or batch of Arrow
             return item
         schema = dlt.current.source_schema()
+        for name, values in zip(item.schema.names, item.columns, strict=True) if self._nul else ():
+            if _has_nul(values):
+                self._refuse_nul((name,))
         return fit(item, self._table, schema, self._declared_columns(schema))
 
     @cached_property
@@ -122,7 +148,7 @@ class ItemCheck:
             case list():
                 return [self._check(one, (*path, ELEMENT)) for one in value]
             case str() if self._nul and self._nul in value:
-                self._refuse(path, "a text with a NUL character, which Postgres cannot store", "Remove it")
+                self._refuse_nul(path)
             case int() if not SMALLEST <= value <= LARGEST:
                 return self._check(Decimal(value), path)
             case float() if not math.isfinite(value):
@@ -182,6 +208,9 @@ class ItemCheck:
         if not isinstance(declared, Mapping):
             return {}
         return {schema.naming.normalize_path(name): column for name, column in declared.items()}
+
+    def _refuse_nul(self, path: tuple[Any, ...]) -> NoReturn:
+        self._refuse(path, "a text with a NUL character, which Postgres cannot store", "Remove it")
 
     def _refuse(self, path: tuple[Any, ...], value: str, advice: str) -> NoReturn:
         table, column = self._place(path)
