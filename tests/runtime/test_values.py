@@ -1,7 +1,7 @@
 """Values arrive as they are: in their column, in one beside it, or the run fails before anything changes."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -274,6 +274,19 @@ def test_a_nul_is_kept_or_refused_by_name(warehouse: Warehouse) -> None:
     else:
         assert not failure
         assert rows(warehouse, "note") == [("a\0b",)]
+
+
+def test_bytes_stay_bytes_if_there_are_none(warehouse: Warehouse) -> None:
+    assert not load([{"id": 1, "content": b"", "more": {"content": b""}}, {"id": 2, "content": b"x"}])
+    assert [bytes(content) for _, content in rows(warehouse, "id, content")] == [b"", b"x"]
+    assert bytes(rows(warehouse, "more__content")[0][0]) == b""
+
+
+def test_a_time_does_not_lose_its_offset(warehouse: Warehouse) -> None:
+    failure = load([{"id": 1, "moment": time(12, tzinfo=timezone(timedelta(hours=2)))}])
+    assert failure.startswith("orders, column moment: found the time 12:00:00+02:00, whose offset no column holds")
+    assert is_untouched(warehouse)
+    assert not load([{"id": 1, "moment": time(12)}])
 
 
 NUL = "a\0b"
