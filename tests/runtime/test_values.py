@@ -289,6 +289,12 @@ def test_a_time_does_not_lose_its_offset(warehouse: Warehouse) -> None:
     assert not load([{"id": 1, "moment": time(12)}])
 
 
+def test_whole_seconds_in_an_arrow_table_arrive(warehouse: Warehouse) -> None:
+    assert not load([pa.table({"id": [1], "moment": pa.array([time(1, 2, 3)], pa.time32("s"))})])
+    assert not load([pa.table({"id": [2], "moment": pa.array([time(1, 2, 3, 400)], pa.time64("us"))})])
+    assert rows(warehouse, "id, moment") == [(1, time(1, 2, 3)), (2, time(1, 2, 3, 400))]
+
+
 NUL = "a\0b"
 
 

@@ -220,7 +220,7 @@ def _check_file(path: str, table: str, tables: TSchemaTables) -> None:
         if not is_complete_column(column := columns.get(field.name, {})):
             continue
         found, target = type_in_file(field.type), type_of(column)
-        if found.kind == "timestamp" and found.scale == 3 and target.scale == 0:  # Parquet has no seconds
+        if found.kind in ("timestamp", "time") and found.scale == 3 and target.scale == 0:  # Parquet has no seconds
             found = replace(found, scale=0)
         if found.kind == "number" and not target.holds(found):
             found = replace(found, limit=_limit(metadata, field.name, found.limit))
