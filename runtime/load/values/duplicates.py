@@ -156,6 +156,8 @@ def _check_kinds(
 ) -> None:
     """Nobody can tell which rows are the last ones, and Arrow tables get dlt's columns only if the table has them."""
     normalize, known = schema.naming.normalize_identifier, schema.tables.get(table, {}).get("columns", {})
+    if not any(line for file in rows for line in _lines(file)):  # only a mark that makes the table
+        return
     if not is_complete_column(known.get(normalize(C_DLT_ID), {})):
         found = "rows"
     elif columns:
