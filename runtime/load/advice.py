@@ -22,7 +22,7 @@ from dlt.common.exceptions import MissingDependencyException
 from runtime.load.placeholders import DLT_VARIABLE
 from runtime.load.retries import causes
 
-PROJECT_FILE = re.compile(r"(code_locations|dlt_sources)[/\\](?!.*site-packages).*")
+PROJECT_FILE = r"({})[/\\](?!.*site-packages).*"
 PROJECT_PACKAGES = ("code_locations", "dlt_sources", "runtime")
 ENVIRONMENT = EnvironProvider().name
 SECRET_IN_URL = re.compile(r"(?<=://)[^/\s]+(?=@)|(?<=[?&])[^\s=&]+=[^\s&]+")  # a password may contain `@`
@@ -31,9 +31,12 @@ PUBLIC_VALUE = re.compile(r".{0,3}|\d{1,5}|true|false", re.IGNORECASE)
 PUBLIC_NAME = re.compile(r"_(HOST|PORT|DATABASE|SCHEMA|USERNAME|WAREHOUSE|ROLE|SUBDOMAIN|URL|NAME|PATH)$")
 
 
-def advice(error: BaseException) -> str:
-    """What to set, to install or to look at, and the line of the project that led there, `without_secrets`."""
-    place = _place(error)
+def advice(error: BaseException, module: str = "") -> str:
+    """What to set, to install or to look at, and the line of the project that led there, `without_secrets`.
+
+    `module` is the one that failed. In another repository, its package is the project.
+    """
+    place = _place(error, module.partition(".")[0])
     sentence = missing_settings(error) or _missing_package(error, place) or without_secrets(_first_line(error))
     return f"{sentence} ({place})" if place else sentence
 
@@ -143,12 +146,13 @@ def _leaves(value: Any, *path: str) -> Iterator[tuple[str, str]]:
             yield "__".join(path).upper(), str(value)
 
 
-def _place(error: BaseException) -> str | None:
-    """The last file and line of a location or a source on the way to the error."""
+def _place(error: BaseException, package: str) -> str | None:
+    """The last file and line of a location, a source or the package on the way to the error."""
+    project_file = re.compile(PROJECT_FILE.format("|".join(filter(None, ["code_locations", "dlt_sources", package]))))
     places = [(frame.filename, frame.lineno) for frame in _frames(error)]
     if isinstance(error, SyntaxError):
         places.append((error.filename or "", error.lineno))
-    own = [f"{match[0]}:{line}" for file, line in places if (match := PROJECT_FILE.search(file))]
+    own = [f"{match[0]}:{line}" for file, line in places if (match := project_file.search(file))]
     return own[-1] if own else None
 
 

@@ -47,7 +47,7 @@ def isolated_imports(package: str) -> Iterator[None]:
                 raise TypeError(f"{module.__name__} has no `defs`: end it with `defs = dg.Definitions(assets=[…])`")
         except ERRORS as error:
             names.pop(name, None)  # a module without `defs`
-            return SimpleNamespace(defs=placeholder(f"{package}.{name}", advice(error)))
+            return SimpleNamespace(defs=placeholder(f"{package}.{name}", advice(error, package)))
         finally:
             names["__getattr__"] = isolated
         return module
@@ -97,7 +97,7 @@ def merge(*modules: dg.Definitions) -> dg.Definitions:
                 _valid(*fitting, parts)
                 fitting.append(parts)
             except Exception as error:
-                fitting.append(placeholder(_name_of(module), advice(error)))
+                fitting.append(placeholder(_name_of(module), advice(error, _name_of(module))))
         return with_readable_metadata(_valid(*fitting))
 
 
