@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dlt
@@ -19,7 +20,7 @@ from dlt.extract.source import DltSource
 from dlt.pipeline.state_sync import load_pipeline_state_from_destination
 
 from runtime.load.assets import dlt_objects
-from runtime.load.cursors import columns_with, disposition_of, incrementals
+from runtime.load.cursors import columns_with, disposition_of, incrementals, reads_window
 from runtime.load.locks import destination_client
 from runtime.load.partitions import partition_label, time_window
 from runtime.load.retries import append_tag
@@ -84,6 +85,38 @@ def check_first_load_of_partition(
             f'once with write_disposition="merge" and a primary key; or set each initial_value to where the partition '
             f"ends, and delete the rows of {stored_as} from _dlt_pipeline_state."
         )
+
+
+def check_first_load_of_window(
+    context: OpExecutionContext, pipeline: dlt.Pipeline, source: DltSource, arguments: Mapping[str, Any]
+) -> None:
+    """Raises Failure if a time window would append what a load without windows, as dagster-dlt's, has already loaded.
+
+    A cursor that reads windows stores no value, so one that is stored is from such a load.
+    """
+    if (window := time_window(context)) is None:
+        return
+    resources = (pipeline.state.get("sources") or {}).get(source.name, {}).get("resources", {})
+    appended = _with_disposition("append", source, arguments)
+    for resource, incremental in incrementals(source):
+        stored = resources.get(resource.name, {}).get("incremental", {}).get(incremental.cursor_path, {})
+        loaded_until = _as_time(stored.get("last_value"))
+        if resource.name in appended and reads_window(incremental) and loaded_until and loaded_until >= window.start:
+            raise _failure(
+                f"{resource.name} would append rows that are already loaded: before its partitions read a time window "
+                f"each, it was loaded until {loaded_until:%Y-%m-%d %H:%M:%S}. Load the partitions after that; or set "
+                'write_disposition="merge" and a primary key; or delete its rows from the start of this partition on, '
+                f"and the rows of {pipeline.pipeline_name} from _dlt_pipeline_state."
+            )
+
+
+def _as_time(value: Any) -> datetime | None:
+    """A cursor's value, a date or seconds since 1970, as a time with a zone."""
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return value.replace(tzinfo=value.tzinfo or UTC) if isinstance(value, datetime) else None
 
 
 def check_appends(context: OpExecutionContext, pipeline: dlt.Pipeline) -> bool:

@@ -17,7 +17,13 @@ from dlt.common.pipeline import LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
 
 from runtime.load.directories import data_directory
-from runtime.load.guards import check_appends, check_destination, check_first_load_of_partition, check_run
+from runtime.load.guards import (
+    check_appends,
+    check_destination,
+    check_first_load_of_partition,
+    check_first_load_of_window,
+    check_run,
+)
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
@@ -65,6 +71,7 @@ class RunPipeline(dlt.Pipeline):
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
         with duckdb_file_lock(self, self.op.log.info):
             super()._sync_destination(*args, **kwargs)
+            check_first_load_of_window(self.op, self, self.source, self.arguments)
             if self.pipeline_name != self.template.pipeline_name and self.source.name not in self.schemas:
                 check_first_load_of_partition(self, self.template.pipeline_name, self.source, self.arguments)
                 if schema := next(stored_schemas(self, self.source.name), None):  # of the other partitions' tables
