@@ -31,6 +31,7 @@ check: .venv/synced ## check style, types, import contracts, the lock file, and 
 	$(RUN) mypy
 	$(RUN) lint-imports
 	@$(RUN) python -m scripts.check_modules
+	@$(RUN) python -m runtime.check_project code_locations dlt_sources
 
 format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff check --fix

@@ -31,7 +31,7 @@ def prepared_project(target: str) -> DbtProject:
     folder = PROJECT / "target" / f"{target}-{hashlib.sha256(content).hexdigest()[:12]}"
     project = DbtProject(PROJECT, target=target, target_path=folder.relative_to(PROJECT))
     if not project.manifest_path.exists():
-        _parse(project, folder)
+        _parse(target, folder)
     return project
 
 
@@ -40,7 +40,7 @@ def dbt_resource(project: DbtProject) -> DbtCliResource:
     return DbtCliResource(project_dir=project, dbt_executable=DBT)
 
 
-def _parse(project: DbtProject, folder: Path) -> None:
+def _parse(target: str, folder: Path) -> None:
     """Makes the folder in one step, because several processes may do so at the same time."""
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -49,7 +49,7 @@ def _parse(project: DbtProject, folder: Path) -> None:
             "parse",
             "--quiet",
             "--target",
-            project.target,
+            target,
             "--project-dir",
             PROJECT,
             "--profiles-dir",
@@ -62,7 +62,7 @@ def _parse(project: DbtProject, folder: Path) -> None:
         made = Path(temporary, "made")
         made.mkdir()
         shutil.move(Path(temporary, "manifest.json"), made)
-        for old in folder.parent.glob(f"{project.target}-*"):
+        for old in folder.parent.glob(f"{target}-*"):
             shutil.rmtree(old, ignore_errors=True)
         if not folder.exists():
             made.rename(folder)
