@@ -49,7 +49,7 @@ def start_and_end(instance: dg.DagsterInstance, run: dg.RunRecord) -> Iterator[t
 def test_four_colours_at_once_are_all_there_and_keep_to_the_pool(
     warehouse: Warehouse, postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/partitions.md").read_text(), re.DOTALL)
     (tmp_path / "paint.py").write_text(code)
     postgres_server.psql(f"CREATE DATABASE instance_{warehouse.name}")
     url = postgres_server.get_uri(f"instance_{warehouse.name}").replace("postgresql:", "postgresql+psycopg2:")
