@@ -12,7 +12,7 @@ from dlt_sources.github import github_reactions, github_repo_events, github_star
 from runtime.load.assets import pipeline_of
 from runtime.load.checks import primary_key_checks, run_created_at
 from runtime.load.retries import CHECK_RETRIES
-from runtime.load.settings import LoadConfig, parse_list
+from runtime.load.settings import LoadConfig, LoadOptions, parse_list
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import query_int, warehouse_pipeline
 
@@ -42,7 +42,7 @@ def github_reactions_assets(
 ) -> Iterator[DltEventType]:
     owner, name = context.partition_key.split("/")
     source = github_reactions(owner, name, full_reload=config.full_reload)
-    yield from dlt.run(context=context, dlt_source=source)
+    yield from dlt.run(context=context, dlt_source=source, **config.arguments)
 
 
 @dlt_assets(
@@ -58,7 +58,7 @@ def github_stargazers_assets(
 ) -> Iterator[DltEventType]:
     owner, name = context.partition_key.split("/")
     source = github_stargazers(owner, name, full_reload=config.full_reload)
-    yield from dlt.run(context=context, dlt_source=source)
+    yield from dlt.run(context=context, dlt_source=source, **config.arguments)
 
 
 @dlt_assets(
@@ -69,9 +69,11 @@ def github_stargazers_assets(
     partitions_def=repositories,
     pool="github",
 )
-def github_repo_events_assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+def github_repo_events_assets(
+    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions
+) -> Iterator[DltEventType]:
     owner, name = context.partition_key.split("/")
-    yield from dlt.run(context=context, dlt_source=github_repo_events(owner, name))
+    yield from dlt.run(context=context, dlt_source=github_repo_events(owner, name), **config.arguments)
 
 
 def rows_match_github(

@@ -35,7 +35,7 @@ class SiteTranslator(SourceTranslator):
 def thinkific_assets(
     context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadConfig
 ) -> Iterator[DltEventType]:
-    yield from dlt.run(context=context, dlt_source=thinkific(full_reload=config.full_reload))
+    yield from dlt.run(context=context, dlt_source=thinkific(full_reload=config.full_reload), **config.arguments)
 
 
 # The external asset that the tables depend on. Without a spec the catalogue would show only its key.

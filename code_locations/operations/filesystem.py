@@ -53,7 +53,7 @@ def filesystem_assets(
 ) -> Iterator[DltEventType]:
     broken: dict[str, str] = {}
     source = filesystem_tables(tables, broken, config.full_reload)
-    yield from dlt.run(context=context, dlt_source=source)
+    yield from dlt.run(context=context, dlt_source=source, **config.arguments)
     if broken:  # the run fails so that somebody notices, although all other files are in the warehouse by now
         raise dg.Failure(
             f"{len(broken)} broken files, all other files are loaded. Correct or remove: "

@@ -11,7 +11,7 @@ from dlt_sources.sql_database import sql_row, sql_tables
 from runtime.load.assets import pipeline_of
 from runtime.load.checks import checked_window, primary_key_checks
 from runtime.load.retries import CHECK_RETRIES
-from runtime.load.settings import parse_date
+from runtime.load.settings import LoadOptions, parse_date
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import query_int, warehouse_pipeline
 
@@ -52,8 +52,10 @@ translator = SourceTranslator(
     partitions_def=days,
     pool="sql_database",  # limits how many loads read from the database at the same time
 )
-def sql_database_changes_assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
-    yield from dlt.run(context=context)
+def sql_database_changes_assets(
+    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions
+) -> Iterator[DltEventType]:
+    yield from dlt.run(context=context, **config.arguments)
 
 
 @dlt_assets(
@@ -64,9 +66,9 @@ def sql_database_changes_assets(context: dg.AssetExecutionContext, dlt: DagsterD
     pool="sql_database",
 )
 def sql_database_dimensions_assets(
-    context: dg.AssetExecutionContext, dlt: DagsterDltResource
+    context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions
 ) -> Iterator[DltEventType]:
-    yield from dlt.run(context=context)
+    yield from dlt.run(context=context, **config.arguments)
 
 
 def rows_match_the_database(assets: dg.AssetsDefinition, table: str) -> dg.AssetChecksDefinition:

@@ -25,7 +25,7 @@ def hubspot_assets(
     context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadConfig
 ) -> Iterator[DltEventType]:
     source = hubspot(include_history=True, soft_delete=True, full_reload=config.full_reload)
-    yield from dlt.run(context=context, dlt_source=source)
+    yield from dlt.run(context=context, dlt_source=source, **config.arguments)
 
 
 def row_count(table: str) -> dg.AssetChecksDefinition:

@@ -11,7 +11,7 @@ from dlt_sources.stripe import incremental_stripe_source, stripe_money, stripe_s
 from runtime.load.assets import pipeline_of
 from runtime.load.checks import checked_window, primary_key_checks
 from runtime.load.retries import CHECK_RETRIES
-from runtime.load.settings import parse_date, parse_list
+from runtime.load.settings import LoadOptions, parse_date, parse_list
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import query_int, warehouse_pipeline
 
@@ -43,8 +43,10 @@ def account_definitions(account: str) -> dg.Definitions:
         dagster_dlt_translator=translator,
         pool=account,  # Stripe limits the requests per account
     )
-    def objects(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
-        yield from dlt.run(context=context)
+    def objects(
+        context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions
+    ) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context, **config.arguments)
 
     @dlt_assets(
         dlt_source=incremental_stripe_source(section=account),
@@ -54,8 +56,10 @@ def account_definitions(account: str) -> dg.Definitions:
         partitions_def=days,
         pool=account,
     )
-    def by_day(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
-        yield from dlt.run(context=context)
+    def by_day(
+        context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions
+    ) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context, **config.arguments)
 
     @dg.schedule(
         name=f"{account}_daily",

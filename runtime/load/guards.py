@@ -1,6 +1,6 @@
 """Loads that would lose or duplicate rows fail before anything changes, with a sentence that says what to do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
@@ -59,10 +59,25 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
             f"The partitions {partition_label(context)} cannot load in one run, because each has cursors of its own. "
             "Remove the backfill_policy of the assets, so that each partition gets a run."
         )
-    _check_selection(context, source)
+    _check_selection(context, source, arguments.get("refresh"))
     _check_append_after_restart(context, _with_disposition("append", source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
+
+
+def check_try_out(source: DltSource, arguments: Mapping[str, Any]) -> None:
+    """Raises Failure if a load of some rows would lose others, or if the next load would have them twice."""
+    if refresh := arguments.get("refresh"):
+        raise _failure(
+            f"refresh={refresh!r} would empty tables, and max_items load only some of their rows. Use one of the two."
+        )
+    merged = {
+        name
+        for name in _with_disposition("merge", source, arguments)
+        if not columns_with(source.resources[name], "merge_key")
+        and _strategy(source.resources[name], arguments) != "scd2"
+    }
+    _check_tried_out(source.selected_resources.keys() - merged)
 
 
 def check_first_load_of_partition(
@@ -119,8 +134,8 @@ def _as_time(value: Any) -> datetime | None:
     return value.replace(tzinfo=value.tzinfo or UTC) if isinstance(value, datetime) else None
 
 
-def check_appends(context: OpExecutionContext, pipeline: dlt.Pipeline) -> bool:
-    """Whether this load appends. Raises Failure if a restarted run would do so. Called before the load.
+def check_appends(context: OpExecutionContext, pipeline: dlt.Pipeline, max_items: int) -> bool:
+    """Whether this load appends. Raises Failure if a restarted run or a try-out would do so. Called before the load.
 
     dlt also appends what it merges without a key. Keys are known only now: a source may find them while it reads.
     """
@@ -134,6 +149,8 @@ def check_appends(context: OpExecutionContext, pipeline: dlt.Pipeline) -> bool:
         for table in schema.data_tables()
         if (schema.name, table["name"]) in loaded and _is_appended(schema, table)
     ]
+    if max_items:
+        _check_tried_out(appended)
     _check_append_after_restart(context, appended)
     return bool(appended)
 
@@ -173,13 +190,30 @@ def check_destination(pipeline: dlt.Pipeline) -> None:
         )
 
 
-def _check_selection(context: OpExecutionContext, source: DltSource) -> None:
-    """A cursor that several assets read from moves on with the first, and the others would lack its rows."""
+def _check_tried_out(others: Iterable[str]) -> None:
+    if names := sorted(others):
+        raise _failure(
+            f"{', '.join(names)} cannot be tried out with max_items: the rows would replace those that are loaded, or "
+            "the next load would append them again. Only tables that are merged by a primary key can."
+        )
+
+
+def _check_selection(context: OpExecutionContext, source: DltSource, refresh: str | None) -> None:
+    """Raises Failure if a run of some tables would lose rows of others.
+
+    A cursor that several assets read from moves on with the first, and the others would lack its rows.
+    """
     if not context.has_assets_def:
         return
     whole = dlt_objects(context.assets_def).get(META_KEY_SOURCE)
     if not isinstance(whole, DltSource) or whole.name != source.name:
         return
+    left_out = whole.selected_resources.keys() - source.selected_resources.keys()
+    if refresh == "drop_sources" and left_out:
+        raise _failure(
+            f"refresh='drop_sources' would drop {', '.join(sorted(left_out))}, too, which this run does not load. Use "
+            "drop_resources, or select all tables of the source."
+        )
     for owner in {resource.name for resource, incremental in incrementals(source) if incremental.end_value is None}:
         readers = {name for name, resource in whole.selected_resources.items() if _reads(resource, owner)}
         if readers & source.selected_resources.keys() not in (set(), readers):

@@ -39,6 +39,8 @@ def resource_metadata(resource: DltResource, load_info: LoadInfo, pipeline: dlt.
         **_load_metadata(load_info, pipeline),
         "jobs": _jobs(load_info, tables),
     }
+    if max_items := getattr(pipeline, "max_items", 0):
+        metadata["max_items"] = MetadataValue.int(max_items)
     if schema and single:
         metadata |= {
             "dagster/column_schema": _table_schema(schema, single),

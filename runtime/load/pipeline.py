@@ -13,7 +13,7 @@ from typing import Any
 import dlt
 from dagster import OpExecutionContext
 from dlt.common.exceptions import TerminalException
-from dlt.common.pipeline import LoadInfo, NormalizeInfo
+from dlt.common.pipeline import ExtractInfo, LoadInfo, NormalizeInfo
 from dlt.extract.source import DltSource
 
 from runtime.load.directories import data_directory
@@ -23,6 +23,7 @@ from runtime.load.guards import (
     check_first_load_of_partition,
     check_first_load_of_window,
     check_run,
+    check_try_out,
 )
 from runtime.load.locks import duckdb_file_lock
 from runtime.load.partitions import named_partition
@@ -61,11 +62,20 @@ class RunPipeline(dlt.Pipeline):
     keys: Hashes
     appends = False
     has_loaded = False
+    max_items = 0
     arguments: Mapping[str, Any]
 
-    def run(self, data: Any = None, **arguments: Any) -> LoadInfo:
-        check_run(self.op, data, {**arguments, "refresh": arguments.get("refresh") or self.refresh})
-        self.source, self.arguments = data, arguments
+    def run(self, data: Any = None, max_items: int = 0, **arguments: Any) -> LoadInfo:
+        """As in dlt. With `max_items`, a try-out: reads about so many rows of each table, and leaves cursors alone."""
+        asked = {**arguments, "refresh": arguments.get("refresh") or self.refresh}
+        check_run(self.op, data, asked)
+        if max_items:
+            check_try_out(data, asked)
+            for resource in data.resources.extracted:
+                if not resource.is_transformer:
+                    resource.add_limit(max_items, count_rows=True)
+            self.op.log.warning(f"Reads only about {max_items} rows of each table. Cursors stay where they are.")
+        self.source, self.arguments, self.max_items = data, arguments, max_items
         return super().run(data, **arguments)
 
     def _sync_destination(self, *args: Any, **kwargs: Any) -> None:
@@ -79,6 +89,14 @@ class RunPipeline(dlt.Pipeline):
                     # Loading takes over a file in import_schema_path that has changed since.
                     self.schemas.save_schema(self.schemas.load_schema(schema.name), link_import_schema=False)
 
+    def extract(self, *args: Any, **kwargs: Any) -> ExtractInfo:
+        stores_state = self.config.restore_from_destination
+        try:
+            self.config.restore_from_destination = stores_state and not self.max_items  # false: dlt stores no state
+            return super().extract(*args, **kwargs)
+        finally:
+            self.config.restore_from_destination = stores_state
+
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
         keep_last_rows(self, self.keys)
         with strict_values(self):
@@ -86,7 +104,7 @@ class RunPipeline(dlt.Pipeline):
 
     def load(self, *args: Any, **kwargs: Any) -> LoadInfo:
         check_destination(self)
-        self.appends = check_appends(self.op, self)
+        self.appends = check_appends(self.op, self, self.max_items)
         # A retry resumes the same package and skips completed jobs, so no row loads twice, whatever the write
         # disposition. Ten attempts: of n first loads that create a table together, the slowest fails n - 1 times.
         try:
@@ -133,7 +151,7 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
             dev_mode=False,
             progress=template.collector,
             must_attach_to_local_pipeline=False,
-            config=template.config,
+            config=copy(template.config),
             refresh=template.refresh,
         )
         pipeline.dataset_name = template.dataset_name  # the constructor applies dataset_name_layout a second time

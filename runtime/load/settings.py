@@ -4,13 +4,36 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date
+from typing import Any, Literal
 
 from dagster import Config
 from pydantic import Field
 
 
-class LoadConfig(Config):
-    """Options of a load, set in the launchpad."""
+class LoadOptions(Config):
+    """Options of a load, set in the launchpad, by a schedule or by a job. `runtime.load.guards` refuses some."""
+
+    refresh: Literal["no", "drop_data", "drop_resources", "drop_sources"] = Field(
+        default="no",
+        description="dlt's refresh: first empty the tables that are loaded (drop_data), drop them (drop_resources), or "
+        "drop all tables of the source (drop_sources), and forget their cursors. Readers find less meanwhile.",
+    )
+    max_items: int = Field(
+        default=0,
+        ge=0,
+        description="A try-out: read about so many rows of each table. Cursors stay where they are, so the next load "
+        "reads the rest. 0 reads all rows.",
+    )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What to pass to `dlt.run`."""
+        given = {"refresh": self.refresh if self.refresh != "no" else None, "max_items": self.max_items}
+        return {name: value for name, value in given.items() if value}
+
+
+class LoadConfig(LoadOptions):
+    """The same, for a source that can read everything again without emptying its tables."""
 
     full_reload: bool = Field(
         default=False, description="Read everything again, not only what changed since the last load."

@@ -3,6 +3,7 @@
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg2
@@ -96,6 +97,21 @@ def test_a_transaction_that_commits_late_is_loaded_when_its_day_is_loaded_again(
         slow.commit()
     assert location.load("orders", partition=day)["rows"] == {"orders": 1}
     assert location.sql("SELECT note FROM orders") == [("late",)]
+
+
+def test_a_day_can_be_tried_out_and_does_not_refresh_the_table_of_all_days(location: Location) -> None:
+    def run(**config: Any) -> dict[str, Any]:
+        ops = {"shop_orders_and_order_items": {"config": config}}
+        return {
+            "assets": [["sql_database", "orders"]],
+            "tags": {"dagster/partition": "2026-01-02"},
+            "config": {"ops": ops},
+        }
+
+    try_out, refresh, full = location.run(run(max_items=10), run(refresh="drop_data"), run())
+    assert try_out["rows"]["sql_database/orders"] >= 10
+    assert "refresh='drop_data' would drop the rows of all partitions" in refresh["failures"][0]
+    assert set(full["checks"].values()) == {True}
 
 
 def test_every_load_reads_all_customers_and_products(location: Location) -> None:

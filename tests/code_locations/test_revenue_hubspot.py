@@ -45,6 +45,18 @@ def test_the_first_load_reads_everything_and_the_next_only_what_changed(location
     assert location.load("quotes", full_reload=True)["rows"] == {"quotes": 73}
 
 
+def test_a_try_out_reads_a_page_and_a_refresh_loads_one_table_anew(location: Location) -> None:
+    tables = [["hubspot", "deals"]]
+    try_out = {"ops": {"hubspot": {"config": {"max_items": 5}}}}
+    refresh = {"ops": {"hubspot": {"config": {"refresh": "drop_resources"}}}}
+    reports = location.run(*({"assets": tables, "tags": {}, "config": config} for config in (try_out, {}, refresh, {})))
+
+    some, everything, again, nothing = (report["rows"]["hubspot/deals"] for report in reports)
+    assert 5 <= some < everything == again == 243
+    assert nothing == 0
+    assert all(reports[-1]["checks"].values())
+
+
 @pytest.mark.parametrize(
     ("damage", "failed"),
     [

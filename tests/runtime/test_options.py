@@ -12,6 +12,7 @@ from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 
 from runtime.load.resource import IsolatedDltResource
+from runtime.load.settings import LoadOptions
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
@@ -160,3 +161,104 @@ def test_schemas_are_exported_and_imported(warehouse: Warehouse, tmp_path: Path)
     assert not load(WEST, pipeline, "west")
     assert loaded(warehouse) == ALL
     assert "What was ordered" in exported.read_text()
+
+
+@dlt.source(name="shop", section="shop")
+def shop(disposition: Any = "merge", key_hints: Any = None) -> Any:
+    """Orders, the newest first, and customers."""
+
+    def resource(name: str) -> Any:
+        @dlt.resource(name=name, write_disposition=disposition, **(key_hints or {"primary_key": "id"}))
+        def rows(last: Any = dlt.sources.incremental("id", initial_value=0)) -> Iterator[Any]:  # noqa: B008
+            for start in range(90, 0, -10):
+                yield [{"id": start + i, "lines": [{"n": 1}]} for i in range(10) if start + i > last.start_value]
+
+        return rows
+
+    return resource("orders"), resource("customers")
+
+
+def launch(source: Any, *tables: str, **config: Any) -> str:
+    """A run of some tables as from the launchpad. Returns the failure's sentence, or an empty text."""
+
+    @dlt_assets(
+        dlt_source=source,
+        dlt_pipeline=warehouse_pipeline("shop", "raw_shop"),
+        name="shop",
+        dagster_dlt_translator=SourceTranslator(source="shop"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadOptions) -> Any:
+        yield from dlt.run(context=context, **config.arguments)
+
+    result = dg.materialize(
+        [assets],
+        selection=[dg.AssetKey(["shop", table]) for table in tables] or None,
+        run_config={"ops": {"shop": {"config": config}}},
+        resources={"dlt": IsolatedDltResource()},
+        raise_on_error=False,
+    )
+    failures = [event.step_failure_data.user_failure_data for event in result.get_step_failure_events()]
+    return " ".join(str(one.description) for one in failures if one)
+
+
+def count(warehouse: Warehouse, table: str = "orders") -> int:
+    [(rows,)] = warehouse.rows(f"SELECT count(*) FROM raw_shop.{table}")
+    return int(rows)
+
+
+def test_a_try_out_reads_some_rows_and_leaves_the_rest_to_the_next_load(warehouse: Warehouse) -> None:
+    assert not launch(shop(), max_items=15)
+    assert count(warehouse) == 20  # whole pages
+    assert not launch(shop())
+
+    for table in ("orders", "customers"):
+        assert warehouse.rows(f"SELECT count(*), count(DISTINCT id) FROM raw_shop.{table}") == [(90, 90)]
+        assert count(warehouse, f"{table}__lines") == 90
+
+
+@pytest.mark.parametrize(
+    ("disposition", "keys"),
+    [
+        ("append", None),
+        ("replace", None),
+        ("merge", {"merge_key": "id"}),
+        ("merge", {"primary_key": (), "merge_key": ()}),
+        ({"disposition": "merge", "strategy": "scd2"}, None),
+    ],
+    ids=str,
+)
+def test_a_try_out_that_would_lose_or_double_rows_is_refused(warehouse: Warehouse, disposition: Any, keys: Any) -> None:
+    sentence = launch(shop(disposition, keys), max_items=10)
+
+    assert sentence.startswith("customers, orders cannot be tried out with max_items: "), sentence
+    assert warehouse.datasets() == set()
+
+
+@pytest.mark.parametrize(
+    ("tables", "config", "sentence", "left"),
+    [
+        (["orders"], {"refresh": "drop_sources"}, "would drop customers, too, which this run does not load", (91, 91)),
+        (["orders"], {"refresh": "drop_resources"}, "", (90, 91)),
+        (["orders"], {"refresh": "drop_data"}, "", (90, 91)),
+        ([], {"refresh": "drop_sources"}, "", (90, 90)),
+        (
+            [],
+            {"refresh": "drop_data", "max_items": 5},
+            "refresh='drop_data' would empty tables, and max_items load",
+            (91, 91),
+        ),
+    ],
+    ids=str,
+)
+def test_a_refresh_loads_its_tables_anew_and_no_others(
+    warehouse: Warehouse, tables: list[str], config: dict[str, Any], sentence: str, left: tuple[int, int]
+) -> None:
+    """A row that the source does not have stands for what a refresh removes."""
+    assert not launch(shop())
+    for table in ("orders", "customers"):
+        warehouse.rows(f"INSERT INTO raw_shop.{table} SELECT 1000, _dlt_load_id, 'more' FROM raw_shop.{table} LIMIT 1")
+    failure = launch(shop(), *tables, **config)
+
+    assert sentence in failure
+    assert bool(sentence) == bool(failure)
+    assert (count(warehouse), count(warehouse, "customers")) == left
