@@ -1,21 +1,50 @@
 """HubSpot: the CRM's objects, their property histories, owners, pipelines and properties."""
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
+from dlt.extract import DltSource
 
 from dlt_sources.hubspot import CREATED, hubspot, hubspot_total
+from dlt_sources.personal_data import protect
 from runtime.load.checks import primary_key_checks, row_count_check
-from runtime.load.settings import LoadConfig
+from runtime.load.settings import LoadConfig, parse_list
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
+
+# What is loaded of personal properties of contacts: property → `hash` or `leave_out`.
+personal_data = dict(
+    entry.split(":")
+    for entry in parse_list(
+        "HUBSPOT_PERSONAL_DATA",
+        os.environ.get("HUBSPOT_PERSONAL_DATA", ""),
+        entry=r"\w+:(hash|leave_out)",
+        expected="property:hash or property:leave_out, for example email:hash,phone:leave_out",
+        key=lambda entry: entry.split(":")[0],
+        may_be_empty=True,
+    )
+)
+
+
+def crm(**options: Any) -> DltSource:
+    """The CRM with all histories, but those of personal properties."""
+    source = hubspot(include_history=True, soft_delete=True, **options)
+    chosen = {
+        what: [name for name, chosen in personal_data.items() if chosen == what] for what in ("hash", "leave_out")
+    }
+    protect(source.resources["contacts"], "hubspot", hashed=chosen["hash"], left_out=chosen["leave_out"])
+    history = source.resources["contacts_property_history"]
+    history.add_filter(lambda row: row["property_name"] not in personal_data, insert_at=1)
+    return source
 
 
 # Deleted objects are marked and stay in the warehouse, because reports on past quarters need them.
 @dlt_assets(
-    dlt_source=hubspot(include_history=True, soft_delete=True),
+    dlt_source=crm(),
     dlt_pipeline=warehouse_pipeline("hubspot", "raw_hubspot"),
     name="hubspot",
     dagster_dlt_translator=SourceTranslator(source="hubspot", owners=["team:revenue"], tags={"domain": "sales"}),
@@ -24,8 +53,7 @@ from runtime.load.warehouse import warehouse_pipeline
 def hubspot_assets(
     context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: LoadConfig
 ) -> Iterator[DltEventType]:
-    source = hubspot(include_history=True, soft_delete=True, full_reload=config.full_reload)
-    yield from dlt.run(context=context, dlt_source=source, **config.arguments)
+    yield from dlt.run(context=context, dlt_source=crm(full_reload=config.full_reload), **config.arguments)
 
 
 def row_count(table: str) -> dg.AssetChecksDefinition:

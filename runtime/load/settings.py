@@ -41,7 +41,13 @@ class LoadConfig(LoadOptions):
 
 
 def parse_list(
-    variable: str, value: str, *, entry: str, expected: str, key: Callable[[str], str] = str.lower
+    variable: str,
+    value: str,
+    *,
+    entry: str,
+    expected: str,
+    key: Callable[[str], str] = str.lower,
+    may_be_empty: bool = False,
 ) -> Sequence[str]:
     """The entries of a comma-separated variable, in order.
 
@@ -49,12 +55,12 @@ def parse_list(
     entries with the same `key` count as the same.
 
     Raises:
-        ValueError: the list is empty, an entry does not match, or an entry is listed twice.
+        ValueError: the list is empty and must not be, an entry does not match, or an entry is listed twice.
     """
     entries = [part.strip() for part in value.split(",") if part.strip()]
     invalid = [name for name in entries if not re.fullmatch(entry, name)]
     repeated = [name for name, times in Counter(map(key, entries)).items() if times > 1]
-    if not entries:
+    if not entries and not may_be_empty:
         problem = "The list is empty"
     elif invalid:
         problem = f"Not valid: {', '.join(invalid)}"

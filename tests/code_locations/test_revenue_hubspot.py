@@ -1,7 +1,11 @@
 """HubSpot in the revenue location on the sandbox: what it loads, and its messages when a setting is wrong."""
 
+import gzip
+import json
+import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.location import Location
@@ -11,6 +15,8 @@ KINDS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
 STAGED = tuple(f"{what}_{kind}" for what in ("pipelines", "stages_timing") for kind in ("deals", "tickets"))
 OTHERS = ("owners", "properties", *STAGED)
 HISTORIES = tuple(f"{kind}_property_history" for kind in KINDS)
+PERSONAL = re.compile(r"contact\d+@|Contact \d+|Dmitri|Hiroshi")
+FULL_RELOAD = {"ops": {"hubspot": {"config": {"full_reload": True}}}}
 
 
 @pytest.fixture
@@ -106,3 +112,49 @@ def test_the_catalogue_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     schedule = defs.resolve_schedule_def("hubspot_hourly")
     scheduled = {key.path[-1] for key in defs.resolve_job_def(schedule.job_name).asset_layer.selected_asset_keys}
     assert scheduled == {*KINDS, *OTHERS}
+
+
+def test_no_personal_value_of_a_contact_is_in_the_warehouse_the_logs_or_the_files_of_a_failed_load(
+    location: Location,
+) -> None:
+    location.environment |= {
+        "HUBSPOT_PERSONAL_DATA": "email:hash,firstname:leave_out,lastname:leave_out",
+        "SOURCES__HUBSPOT__HASH_SALT": "a-long-random-text",
+    }
+    tables = ["contacts", "contacts_property_history"]
+    run = json.dumps({"assets": [["hubspot", table] for table in tables], "tags": {}, "config": {}})
+    load = ("-m", "tests.support.run_location", "revenue", run)
+    process = location.python(*load)
+    [report] = json.loads(process.stdout)
+    found = {
+        table: "\n".join(map(str, location.sql(f"SELECT * FROM {table}")))
+        for (table,) in location.sql("SELECT table_name FROM information_schema.tables WHERE table_schema LIKE 'raw%'")
+    }
+
+    assert report["success"], report["failures"]
+    assert set(report["checks"].values()) == {True}
+    assert set(tables) < set(found)
+    assert location.sql("SELECT count(*), max(length(email)) FROM contacts WHERE email IS NOT NULL") == [(287, 64)]
+    assert {name for (name,) in location.sql("SELECT DISTINCT property_name FROM contacts_property_history")} > {
+        "lifecyclestage"
+    }
+    assert not {name for name, text in found.items() if PERSONAL.search(text)}
+    assert not PERSONAL.search(process.stdout + process.stderr)
+
+    location.sql("DROP TABLE contacts; CREATE VIEW contacts AS SELECT 1 AS id")
+    process = location.python(*load[:-1], run.replace('"config": {}', f'"config": {json.dumps(FULL_RELOAD)}'))
+    [report] = json.loads(process.stdout)
+    files = [path for path in (location.folder / "dlt").rglob("*") if path.is_file()]
+
+    assert not report["success"]
+    assert "contacts" in report["failures"][0]
+    assert any(re.search("[0-9a-f]{64}", text_of(path)) for path in files if path.name.startswith("contacts."))
+    assert not [path for path in files if PERSONAL.search(text_of(path))]
+    assert not PERSONAL.search(process.stdout + process.stderr)
+
+
+def text_of(path: Path) -> str:
+    content = path.read_bytes()
+    if content[:4] == b"PAR1":
+        return "\n".join(map(str, pq.read_table(path).to_pylist()))
+    return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode(errors="replace")
