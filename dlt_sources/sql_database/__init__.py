@@ -16,7 +16,8 @@
 
 Creating the source needs neither the database nor a secret.
 
-Variable: SOURCES__SQL_DATABASE__CREDENTIALS, as `postgresql://user:password@host:5432/database`.
+Variables: SOURCES__SQL_DATABASE__CREDENTIALS, as `postgresql://user:password@host:5432/database`; for hashed columns
+SOURCES__SQL_DATABASE__HASH_SALT.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +32,12 @@ import psycopg2
 import sqlalchemy as sa
 from dlt.extract import DltSource
 from dlt.sources.sql_database import sql_database
+from dlt.sources.sql_database.schema_types import default_table_adapter
 from sqlalchemy.types import TypeEngine
 
 from dlt_sources import settings
 from dlt_sources.errors import PermanentSourceError, TransientSourceError
+from dlt_sources.personal_data import protect
 from dlt_sources.sql_database import adbc
 
 __all__ = ["sql_row", "sql_tables"]
@@ -63,12 +66,16 @@ def sql_tables(
     deleted: str | None = None,
     credentials: str | None = None,
     schema: str = "public",
+    key: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    hashed: Sequence[str] = (),
 ) -> DltSource:
-    """`tables` of the database, each merged on its primary key.
+    """`tables` of the database, each merged on its primary key or on the columns `key`.
 
     `name` is the name of dlt's schema: one per set of tables, so that the sets can be loaded at the same time. With a
     `cursor`, a timestamptz that moves with every change, only changed rows are read, else whole tables. `deleted` is
-    the column that marks a row as deleted.
+    the column that marks a row as deleted. Columns that are `left_out` are not read, others are loaded `hashed`
+    (`dlt_sources/personal_data.py`). All of these options hold for each of the tables.
     """
     source = sql_database.clone(name=name, section="sql_database")(
         credentials=_engine(credentials),
@@ -79,7 +86,7 @@ def sql_tables(
         table_loader_class=adbc.AdbcTableLoader,
         defer_table_reflect=True,
         detect_precision_hints=None,  # deprecated: its default would log a warning
-        table_adapter_callback=_prepare,
+        table_adapter_callback=partial(_prepare, key=key, left_out=left_out, hashed=hashed),
         type_adapter_callback=_known_type,
         query_adapter_callback=_lossless_query,
     )
@@ -92,6 +99,7 @@ def sql_tables(
             if cursor
             else None,
         )
+        protect(resource, "sql_database", hashed)
     return source.parallelize()  # reads the next batch while one is written
 
 
@@ -132,17 +140,27 @@ def _url(given: str | None) -> sa.URL:
     raise PermanentSourceError(f"{VARIABLE} must look like postgresql://user:password@host:5432/database.")
 
 
-def _prepare(table: sa.Table) -> None:
-    """Checks a reflected table, and describes its columns as the database's comments do."""
+def _prepare(table: sa.Table, key: Sequence[str], left_out: Sequence[str], hashed: Sequence[str]) -> sa.Table:
+    """A checked copy of a reflected table, which dlt keeps, and its columns described by the database's comments."""
+    if unknown := [name for name in (*key, *left_out, *hashed) if name not in table.columns]:
+        raise PermanentSourceError(f"The table {table.name} has no column {', '.join(unknown)}: correct the name.")
+    table = table.to_metadata(sa.MetaData())
+    default_table_adapter(table, None, list(left_out))
+    for name in hashed:
+        table.columns[name].type = sa.Text()
+    if key:
+        table.append_constraint(sa.PrimaryKeyConstraint(*key))
     if not table.primary_key:
         raise PermanentSourceError(
-            f"The table {table.name} has no primary key to merge on: add one, or remove the table from the source."
+            f"The table {table.name} has no primary key to merge on: add one, name its columns as `key`, or remove "
+            "the table from the source."
         )
     described: dict[str, Any] = {
         column.name: {"name": column.name, "description": column.comment} for column in table.columns if column.comment
     }
     if described:
         dlt.current.resource().apply_hints(columns=described)
+    return table
 
 
 def _known_type(kind: TypeEngine[Any]) -> TypeEngine[Any]:

@@ -306,7 +306,10 @@ def test_a_table_without_a_primary_key_fails(database: Database, warehouse: Sour
     database.execute("CREATE TABLE log (line text)")
     cause = warehouse.load_error(sql_tables("shop", ["log"]))
 
-    assert str(cause) == ("The table log has no primary key to merge on: add one, or remove the table from the source.")
+    assert str(cause) == (
+        "The table log has no primary key to merge on: add one, name its columns as `key`, or remove the table from "
+        "the source."
+    )
 
 
 def test_an_error_names_a_table_that_does_not_exist(warehouse: SourceWarehouse) -> None:
