@@ -44,17 +44,8 @@ def _parse(target: str, folder: Path) -> None:
     """Makes the folder in one step, because several processes may do so at the same time."""
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        command = [
-            DBT,
-            "parse",
-            "--quiet",
-            "--target",
-            target,
-            "--project-dir",
-            PROJECT,
-            "--profiles-dir",
-            PROJECT,
-        ]
+        folders = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+        command = [DBT, "parse", "--quiet", "--target", target, *folders]
         options = ["--target-path", temporary, "--log-path", temporary]
         done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import dagster as dg
 import dlt
@@ -26,7 +27,12 @@ repositories = dg.StaticPartitionsDefinition(
         expected="owner/name, for example dagster-io/dagster,dlt-hub/dlt",
     )
 )
-translator = SourceTranslator(source="github", owners=["team:engineering"], tags={"domain": "collaboration"})
+translator = SourceTranslator(
+    source="github",
+    owners=["team:engineering"],
+    tags={"domain": "collaboration"},
+    fresh_within=timedelta(hours=13),  # two of its schedule's intervals
+)
 
 
 @dlt_assets(

@@ -1,6 +1,7 @@
 """Thinkific: courses, users, enrollments and reviews, with the site that they are read from as upstream asset."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
@@ -29,7 +30,9 @@ class SiteTranslator(SourceTranslator):
     dlt_source=thinkific(),
     dlt_pipeline=warehouse_pipeline("thinkific", "raw_thinkific"),
     name="thinkific",
-    dagster_dlt_translator=SiteTranslator(source="thinkific", owners=OWNERS, tags={"domain": "education"}),
+    dagster_dlt_translator=SiteTranslator(
+        source="thinkific", owners=OWNERS, tags={"domain": "education"}, fresh_within=timedelta(hours=13)
+    ),
     pool="thinkific",
 )
 def thinkific_assets(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
@@ -35,6 +36,7 @@ translator = SourceTranslator(
     group=GROUP,
     owners=["team:operations"],
     tags={"domain": "sales"},
+    fresh_within=timedelta(hours=3),
     descriptions={
         "orders": "Orders of the shop, one row each. Changed orders are updated, deleted orders are removed.",
         "order_items": "Lines of the shop's orders: product, quantity and the price at the time of the order.",

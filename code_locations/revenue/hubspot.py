@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
+from dagster_dlt.translator import DltResourceTranslatorData
 from dlt.extract import DltSource
 
 from dlt_sources.hubspot import CREATED, hubspot, hubspot_total
@@ -42,12 +44,22 @@ def crm(**options: Any) -> DltSource:
     return source
 
 
+class HubspotTranslator(SourceTranslator):
+    """Histories may be of any age, as the schedule does not load them."""
+
+    def get_asset_spec(self, data: DltResourceTranslatorData) -> dg.AssetSpec:
+        spec = super().get_asset_spec(data)
+        return spec.replace_attributes(freshness_policy=None) if data.resource.name.endswith("_history") else spec
+
+
 # Deleted objects are marked and stay in the warehouse, because reports on past quarters need them.
 @dlt_assets(
     dlt_source=crm(),
     dlt_pipeline=warehouse_pipeline("hubspot", "raw_hubspot"),
     name="hubspot",
-    dagster_dlt_translator=SourceTranslator(source="hubspot", owners=["team:revenue"], tags={"domain": "sales"}),
+    dagster_dlt_translator=HubspotTranslator(
+        source="hubspot", owners=["team:revenue"], tags={"domain": "sales"}, fresh_within=timedelta(hours=3)
+    ),
     pool="hubspot",
 )
 def hubspot_assets(

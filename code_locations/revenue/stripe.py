@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
@@ -34,7 +35,9 @@ days = dg.DailyPartitionsDefinition(
 
 def account_definitions(account: str) -> dg.Definitions:
     """Assets, checks and schedule of one account. It reads `SOURCES__<ACCOUNT>__*` and loads into `raw_<account>`."""
-    translator = SourceTranslator(source=account, owners=["team:revenue"], tags={"domain": "billing"})
+    translator = SourceTranslator(
+        source=account, owners=["team:revenue"], tags={"domain": "billing"}, fresh_within=timedelta(hours=49)
+    )
 
     @dlt_assets(
         dlt_source=stripe_source(section=account),

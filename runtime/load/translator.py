@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from dagster import AssetKey, AssetSpec
+from dagster import AssetKey, AssetSpec, FreshnessPolicy
 from dagster_dlt import DagsterDltTranslator
 from dagster_dlt.translator import DltResourceTranslatorData
 from dlt.common.schema import Schema
@@ -29,6 +30,7 @@ class SourceTranslator(DagsterDltTranslator):
     tags: Mapping[str, str] = field(default_factory=dict)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     group: str = ""
+    fresh_within: timedelta | None = None  # after this time without a load, the catalogue says that the data is old
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -51,6 +53,8 @@ class SourceTranslator(DagsterDltTranslator):
             # A subclass that overrides a method of older guides wins: super() has called it.
             if getattr(type(self), method) is getattr(DagsterDltTranslator, method):
                 spec = spec.replace_attributes(**attributes)
+        if self.fresh_within:
+            spec = spec.replace_attributes(freshness_policy=FreshnessPolicy.time_window(self.fresh_within))
         return spec
 
     def _description(self, resource: DltResource) -> str | None:
