@@ -228,8 +228,10 @@ def set_up() -> None:
 
 
 def locations() -> list[str]:
+    """All but projects of `create-dagster`, which `dg dev` runs in their folders."""
     workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())
-    return [entry["grpc_server"]["location_name"] for entry in workspace["load_from"]]
+    names = [entry["grpc_server"]["location_name"] for entry in workspace["load_from"]]
+    return [name for name in names if (ROOT / "code_locations" / name / "definitions.py").exists()]
 
 
 def module(location: str) -> str:

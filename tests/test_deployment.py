@@ -20,6 +20,7 @@ WORKSPACE: dict[str, Any] = yaml.safe_load((ROOT / "workspace.yaml").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 CODE = ROOT / "code_locations"
 DEFINITIONS = sorted(CODE.glob("*/definitions.py"))
+PROJECTS = {path.parent.name for path in CODE.glob("*/pyproject.toml")}  # of create-dagster: docs/components.md
 
 # Set by compose, an image or scripts/local.py, never by a user.
 INTERNAL = {
@@ -97,8 +98,8 @@ def variables_of(service: dict[str, Any]) -> set[str]:
 
 def test_every_location_is_a_folder_a_service_and_a_workspace_entry() -> None:
     named = {
-        "code_locations/{}/__init__.py": packages("code_locations"),
-        "code_locations/{}/definitions.py": {path.parent.name for path in DEFINITIONS},
+        "code_locations/{}/__init__.py": packages("code_locations") | PROJECTS,
+        "code_locations/{}/definitions.py": {path.parent.name for path in DEFINITIONS} | PROJECTS,
         "a service `{}` in docker-compose.yml: copy `engineering`": set(location_services()),
         "a volume `{}-dlt` at the end of docker-compose.yml": {
             name.removesuffix("-dlt") for name in COMPOSE["volumes"] if name.endswith("-dlt")

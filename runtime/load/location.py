@@ -101,9 +101,13 @@ def merge(*modules: dg.Definitions) -> dg.Definitions:
         return with_readable_metadata(_valid(*fitting))
 
 
-def placeholder(module: str, sentence: str) -> dg.Definitions:
-    """The definitions of a module that could not be loaded: one asset, whose run fails with the sentence."""
+def placeholder(module: str, sentence: str, program: str = "") -> dg.Definitions:
+    """The definitions of a module that could not be loaded: one asset, whose run fails with the sentence.
+
+    `program` shows the error in a shell, if not `import <module>`.
+    """
     name = module.rpartition(".")[2]
+    program = program or f"import {module}"
     logger.error("%s is not loaded. %s", module, sentence)
 
     @dg.asset(
@@ -111,7 +115,7 @@ def placeholder(module: str, sentence: str) -> dg.Definitions:
         group_name=name,
         kinds={NOT_LOADED},
         description=f"{module} is not loaded, so its assets, schedules and sensors are not here. {sentence}",
-        metadata={"what to do": sentence, "traceback": dg.MetadataValue.md(f'`python -c "import {module}"`')},
+        metadata={"what to do": sentence, "traceback": dg.MetadataValue.md(f'`python -c "{program}"`')},
     )
     def not_loaded(context: dg.AssetExecutionContext) -> None:
         retries.disable_run_retries(context.op_execution_context)
