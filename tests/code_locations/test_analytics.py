@@ -376,3 +376,14 @@ def test_a_model_is_built_when_a_source_changes_and_waits_for_one_that_has_never
     assert requested(result) == {"daily_mart"}
     assert result.get_requested_partitions(dg.AssetKey("daily_mart")) == {"2026-01-02"}
     assert evaluate(result.cursor).total_requested == 0
+
+
+def test_the_report_has_all_sources_upstream() -> None:
+    from code_locations.analytics.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    found, new = set[dg.AssetKey](), {dg.AssetKey(["reports", "weekly_summary"])}
+    while new:
+        found |= new
+        new = {parent for key in new for parent in graph.get(key).parent_keys} - found
+    assert {key.path[0] for key in found} == {*RAW, "staging", "marts", "reports"}
