@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliInvocation, DbtCliResource, dbt_assets
+from dagster_dbt.core.dbt_event_iterator import DbtEventIterator
 from dagster_dbt.errors import DagsterDbtCliRuntimeError
 
 from code_locations.analytics.prepare import dbt_resource, prepared_project
@@ -106,13 +107,20 @@ def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, *arguments: st
         os.environ |= settings
         name_database(Path(settings["DBT_DATABASE"]).stem)
         invocation = dbt.cli(["build", *arguments], context=context, target_path=folder)
+        events, failure = [], None
         try:
-            yield from invocation.stream().fetch_row_counts().fetch_column_metadata()
+            for event in invocation.stream():
+                events.append(event)
         except DagsterDbtCliRuntimeError as error:
-            disable_run_retries(context.op_execution_context)
-            raise dg.Failure("; ".join(failures(invocation)) or str(error), allow_retries=False) from error
+            failure = error
+        try:
+            # Once dbt has ended: dagster-dbt would take a whole core to wait for the next event.
+            yield from DbtEventIterator(iter(events), invocation).fetch_row_counts().fetch_column_metadata()
         finally:
             close_connections(invocation)
+        if failure:
+            disable_run_retries(context.op_execution_context)
+            raise dg.Failure("; ".join(failures(invocation)) or str(failure), allow_retries=False) from failure
 
 
 def name_database(name: str) -> None:
