@@ -168,7 +168,9 @@ def check_destination(pipeline: dlt.Pipeline) -> None:
     """Raises UnsupportedDestination if state would be lost, or if a merge would append. Called before the load."""
     client, name = pipeline.destination_client(), pipeline.destination.destination_name  # does not connect
     keeps_state, capabilities = isinstance(client, WithStateSync), client.capabilities
-    if pipeline.state.get("sources") and not (keeps_state and pipeline.config.restore_from_destination):
+    if _has_values(pipeline.state.get("sources", {})) and not (
+        keeps_state and pipeline.config.restore_from_destination
+    ):
         where = "are not read back with RESTORE_FROM_DESTINATION=false" if keeps_state else f"{name} cannot store"
         raise UnsupportedDestination(
             f"The source keeps cursors or other state, which {where}: each run would load everything again. Use a "
@@ -188,6 +190,11 @@ def check_destination(pipeline: dlt.Pipeline) -> None:
             f"{name} cannot merge {', '.join(merged)}: dlt would append the rows again with each load or, in Delta "
             "and Iceberg, keep deleted children and duplicate keys. Use another warehouse. Nothing was loaded."
         )
+
+
+def _has_values(state: Any) -> bool:
+    """Whether a state holds anything. To look at it, or to replace a table, leaves empty dictionaries behind."""
+    return any(map(_has_values, state.values())) if isinstance(state, Mapping) else True
 
 
 def _check_tried_out(others: Iterable[str]) -> None:

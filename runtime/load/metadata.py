@@ -140,10 +140,10 @@ def _jobs(load_info: LoadInfo, tables: Collection[str]) -> list[dict[str, Any]]:
 
 
 def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> str:
-    """`<database>.<dataset>.<table>`, as in a query."""
+    """`<database>.<dataset>.<table>`, as in a query. Where there is no dataset, the table's name."""
     client = _client(pipeline, schema.name)
     if not isinstance(client, SqlJobClientBase):
-        return f"{pipeline.dataset_name}.{table_name}"
+        return f"{pipeline.dataset_name}.{table_name}" if pipeline.dataset_name else table_name
     path = client.sql_client.make_qualified_table_name_path(table_name, quote=False)
     if len(path) == 2:  # Postgres and DuckDB: two-part names, so the database comes from the credentials
         credentials = client.config.credentials

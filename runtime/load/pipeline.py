@@ -135,8 +135,9 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
     directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
     name = state_name(template, named_partition(op))
     destination = _copied(template.destination)
-    staging = staging_layout(template.dataset_name, run_id, step_key)
-    destination.config_params["staging_dataset_name_layout"] = staging
+    if template.dataset_name:  # a custom destination may have none, and stages nothing
+        staging = staging_layout(template.dataset_name, run_id, step_key)
+        destination.config_params["staging_dataset_name_layout"] = staging
     schemas = template.schemas.config
     with settings_of(template.pipeline_name, name):
         pipeline = RunPipeline(

@@ -24,6 +24,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from moto.server import ThreadedMotoServer
 
 from runtime.load.checks import primary_key_checks
+from runtime.load.directories import data_directory
 from runtime.load.metadata import qualified_name
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
@@ -263,3 +264,125 @@ def test_a_bucket_takes_files_too(s3_server: str, lake: Path, monkeypatch: pytes
     rows = [pq.read_table(BytesIO(client.get_object(Bucket="lake", Key=name)["Body"].read())) for name in files]
     loaded = [(row["sensor"], row["load"]) for table in rows for row in table.to_pylist()]
     assert sorted(loaded) == [("a", 100), ("a", 101), ("a", 200), ("a", 201), ("b", 100), ("b", 101)]
+
+
+@dlt.source(name="orders", section="orders")
+def orders(cursor: bool = False) -> Any:
+    """Orders, appended, and which kinds there are, replaced."""
+    from_last = dlt.sources.incremental[int]("id") if cursor else None
+
+    @dlt.resource(name="orders", write_disposition="append", primary_key="id")
+    def read_orders(moment: Any = from_last) -> Iterator[Any]:
+        assert not dlt.current.resource_state().get("page")  # looks at the state, and keeps nothing there
+        yield [{"id": i, "lines": [{"n": 1}, {"n": 2}]} for i in range(25)]
+
+    @dlt.resource(name="kinds", write_disposition="replace")
+    def read_kinds() -> Iterator[Any]:
+        yield {"kind": "book"}
+
+    return read_orders, read_kinds
+
+
+def send(
+    sink: Any,
+    source: Any = None,
+    resource: DagsterDltResource | None = None,
+    partition: str | None = None,
+    dataset_name: Any = None,
+) -> dg.ExecuteInProcessResult:
+    """Loads orders into a custom destination."""
+
+    @dlt_assets(
+        dlt_source=source or orders(),
+        dlt_pipeline=dlt.pipeline(
+            "sent", destination=sink, dataset_name=dataset_name, pipelines_dir=str(data_directory("import"))
+        ),
+        name="sent",
+        dagster_dlt_translator=SourceTranslator(source="readings"),
+        partitions_def=dg.StaticPartitionsDefinition(["east", "west"]) if partition else None,
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    resources = {"dlt": resource or IsolatedDltResource()}
+    return dg.materialize([assets], partition_key=partition, resources=resources, raise_on_error=False)
+
+
+class Sink:
+    """Receives batches of rows, as `destination()` calls it. Fails after it has received batch number `fails_after`."""
+
+    def __init__(self, fails_after: int = 0) -> None:
+        self.batches: list[tuple[str, list[Any]]] = []
+        self.fails_after = fails_after
+
+    def destination(self, **options: Any) -> Any:
+        @dlt.destination(**options)
+        def sink(items: Any, table: Any) -> None:
+            rows = items if isinstance(items, list) else items.to_pylist()
+            self.batches.append((table["name"], [row.get("id", row) for row in rows]))
+            if len(self.batches) == self.fails_after:
+                raise ConnectionError("the sink is away")
+
+        return sink
+
+    def rows(self, table: str) -> list[Any]:
+        return [row for name, batch in self.batches if name == table for row in batch]
+
+
+@pytest.mark.parametrize("dataset_name", [None, "raw_orders"])
+@pytest.mark.parametrize("options", [{}, {"loader_file_format": "parquet"}])
+def test_a_custom_destination_gets_what_it_gets_from_dagster_dlt(
+    lake: Path, tmp_path: Path, dataset_name: str | None, options: dict[str, Any]
+) -> None:
+    """Each run sends all rows once, because nothing is stored of the runs before."""
+    ours, stock = Sink(), Sink()
+    for number in (1, 2):
+        result = send(ours.destination(**options), dataset_name=dataset_name)
+        assert result.success
+        assert send(stock.destination(**options), resource=DagsterDltResource(), dataset_name=dataset_name).success
+
+        for table, rows in {"orders": [*range(25)], "kinds": [{"kind": "book"}]}.items():
+            assert ours.rows(table) == stock.rows(table) == rows * number
+
+    sent = rows_of(result, "orders")
+    assert sent["rows_loaded"] == 25
+    assert sent["dagster/table_name"] == ("raw_orders.orders" if dataset_name else "orders")
+    assert list((tmp_path / "dlt" / "runs").iterdir()) == []
+
+
+def test_a_custom_destination_that_fails_gets_only_that_batch_again(lake: Path) -> None:
+    """As dlt promises: each batch at least once. A load that is retried goes on after the batches that were taken."""
+    sink = Sink(fails_after=2)
+
+    assert send(sink.destination(max_parallel_load_jobs=1), orders().with_resources("orders")).success
+
+    assert [batch[0] for _, batch in sink.batches] == [0, 10, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("source", "partition", "why"),
+    [
+        (orders(cursor=True), None, "cursors or other state, which sink cannot store"),
+        (orders(cursor=True).with_resources("orders"), "east", "cursors or other state, which sink cannot store"),
+        (orders(), "east", "kinds would replace the whole table, including the rows of all other partitions"),
+    ],
+)
+def test_a_custom_destination_takes_no_cursors_and_no_partition_of_what_is_replaced(
+    lake: Path, source: Any, partition: str | None, why: str
+) -> None:
+    sink = Sink()
+    [event] = send(sink.destination(), source, partition=partition).get_step_failure_events()
+
+    error = event.step_failure_data.error
+    assert error is not None
+    assert why in error.message
+    assert sink.batches == []
+
+
+def test_a_custom_destination_takes_partitions_without_cursors(lake: Path) -> None:
+    sink = Sink()
+
+    for partition in ("east", "west"):
+        assert send(sink.destination(), orders().with_resources("orders"), partition=partition).success
+
+    assert sink.rows("orders") == [*range(25)] * 2
