@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
+from dlt.common.destination.client import DestinationClientDwhConfiguration
 from dlt.destinations.impl.snowflake.configuration import SnowflakeClientConfiguration
+from dlt.destinations.sql_client import WithSqlClient
 from dlt.pipeline.exceptions import PipelineStepFailed
 from moto.server import ThreadedMotoServer
 
@@ -30,6 +33,7 @@ from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import OPTIONS, query_int, warehouse_pipeline
 from tests.support.colours import colours, colours_assets
+from tests.support.paths import ROOT
 from tests.support.snowflake_emulator import install_emulator, running_emulator
 
 PREFIX = "DESTINATION__SNOWFLAKE__CREDENTIALS__"
@@ -386,3 +390,48 @@ def test_a_custom_destination_takes_partitions_without_cursors(lake: Path) -> No
         assert send(sink.destination(), orders().with_resources("orders"), partition=partition).success
 
     assert sink.rows("orders") == [*range(25)] * 2
+
+
+MERGES = {"delete-insert", "upsert", "scd2", "insert-only", "cdc"}
+
+
+def row_of(name: str) -> dict[str, str]:
+    """What docs/warehouses.md has to say of a destination, as far as dlt knows it without its package."""
+    destination = getattr(dlt.destinations, name)()
+    caps, plain = destination.capabilities(), {"name": "table", "columns": {}}
+    merges, replaces = caps.supported_merge_strategies, caps.supported_replace_strategies or []
+    by_itself = not merges
+    if caps.merge_strategies_selector:
+        merges = caps.merge_strategies_selector(merges, table_schema=plain)
+    if caps.replace_strategies_selector:
+        replaces = caps.replace_strategies_selector(replaces, table_schema=plain)
+    keeps_state = issubclass(destination.spec, DestinationClientDwhConfiguration)
+    stages = "insert-from-staging" in replaces
+    from_staging = OPTIONS.get(name, {}).get("replace_strategy") == "insert-from-staging"
+    row = {
+        "partitions at once": "yes" if keeps_state else "without cursors",
+        "merge": "by itself" if by_itself else "all" if set(merges) == MERGES else ", ".join(sorted(merges)) or "no",
+        "replace": "from staging" if from_staging else "truncates" + " ¹" * stages if replaces else "by itself",
+        "own staging": "yes" if stages else "none",
+        "refused": "cursors"
+        if not keeps_state
+        else "nothing"
+        if "delete-insert" in merges
+        else "merge without a strategy"
+        if merges
+        else "merge into plain tables",
+    }
+    with suppress(ModuleNotFoundError):  # the package of the destination is not installed
+        row["rows counted"] = "yes" if issubclass(destination.client_class, WithSqlClient) else "as sent"
+    return row
+
+
+@pytest.mark.parametrize("name", sorted(set(dlt.destinations.__all__) - {"dummy"}))  # which stores nothing
+def test_the_page_on_warehouses_says_what_dlt_can(name: str) -> None:
+    lines = (ROOT / "docs" / "warehouses.md").read_text().splitlines()
+    [header] = [line for line in lines if line.startswith("| destination |")]
+    columns = [cell.strip() for cell in header.strip("|").split("|")]
+    [line] = [line for line in lines if line.startswith(f"| `{name}` | ") and line.count("|") == header.count("|")]
+    row = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
+
+    assert row | row_of(name) == row
