@@ -32,6 +32,7 @@ from runtime.load.retries import ERRORS, disk_is_full, record_append, retrying
 from runtime.load.sweep import staging_layout, sweep_staging
 from runtime.load.values.columns import check_columns
 from runtime.load.values.duplicates import Hashes, keep_last_rows
+from runtime.load.values.formats import Fragile, keep_fragile
 from runtime.load.values.normalizer import strict_values
 from runtime.load.warehouse import stored_schemas
 
@@ -60,6 +61,7 @@ class RunPipeline(dlt.Pipeline):
     template: dlt.Pipeline
     source: DltSource
     keys: Hashes
+    fragile: Fragile
     appends = False
     has_loaded = False
     max_items = 0
@@ -99,6 +101,7 @@ class RunPipeline(dlt.Pipeline):
 
     def normalize(self, *args: Any, **kwargs: Any) -> NormalizeInfo:
         keep_last_rows(self, self.keys)
+        keep_fragile(self, self.fragile)
         with strict_values(self):
             return super().normalize(*args, **kwargs)
 

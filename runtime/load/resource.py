@@ -125,7 +125,7 @@ class IsolatedDltResource(DagsterDltResource):
         source = dlt_source.clone()
         prepare_cursors(source, time_window(op) is not None, kwargs.get("write_disposition"))
         with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
-            check_values(source, pipeline)
+            pipeline.fragile = check_values(source, pipeline)
             pipeline.keys = record_keys(source)
             if isinstance(pipeline.collector, NullCollector):
                 pipeline.collector = Progress(PROGRESS_SECONDS, op.log, dump_system_stats=False)

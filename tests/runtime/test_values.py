@@ -295,6 +295,84 @@ def test_whole_seconds_in_an_arrow_table_arrive(warehouse: Warehouse) -> None:
     assert rows(warehouse, "id, moment") == [(1, time(1, 2, 3)), (2, time(1, 2, 3, 400))]
 
 
+TEXTS = [None, "", "a"]
+
+
+@pytest.mark.parametrize("accelerated", ["true", "false"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array(TEXTS), TEXTS),
+        (pa.array(TEXTS, pa.large_string()), TEXTS),
+        (pa.array(TEXTS).dictionary_encode(), TEXTS),
+        (pa.array([b"", b"A", b"\\x41"]), [b"", b"A", b"\\x41"]),
+        (pa.array([b"\xff\0", None, b"\\101"]), [b"\xff\0", None, b"\\101"]),
+        (pa.array([b"\\x41", b"abcd"], pa.binary(4)), [b"\\x41", b"abcd"]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_empty_texts_and_bytes_in_an_arrow_table_stay_what_they_are(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, accelerated: str, values: Any, expected: list[Any]
+) -> None:
+    monkeypatch.setenv("RUNTIME__ACCELERATE", accelerated)
+    assert not load([pa.table({"id": range(len(values)), "note": values})])
+    found = [bytes(note) if isinstance(note, memoryview) else note for _, note in rows(warehouse, "id, note")]
+    assert found == expected
+
+
+def test_empty_texts_stay_in_every_load_of_a_table(warehouse: Warehouse) -> None:
+    assert not load([{"id": 1, "note": ""}])
+    assert not load([pa.table({"id": [2], "note": [""], "amount": [0.5]})])
+    assert not load([pa.table({"id": [3], "note": ["a"], "amount": [1]})])
+    assert not load([{"id": 4, "note": "", "lines": [{"n": 1}]}])
+    assert rows(warehouse, "id, note, amount") == [(1, "", None), (2, "", 0.5), (3, "a", 1), (4, "", None)]
+    assert not load([pa.table({"id": pa.array([], pa.int64()), "note": pa.array([], pa.string())})])
+
+
+def test_an_empty_text_is_refused_where_csv_would_lose_it(warehouse: Warehouse) -> None:
+    empty = pa.table({"id": [1], "note": [""]})
+    as_json: Any = {"columns": {"more": {"data_type": "json"}}}
+    for hints, advice in (
+        ({"file_format": "csv"}, "Take the file format csv out"),
+        (as_json, "beside the JSON column more"),
+    ):
+        failure = load([empty], **hints)
+        if warehouse.name == "postgres":
+            assert failure.startswith("orders, column note: found an empty text, which becomes NULL if an Arrow table")
+            assert advice in failure
+            assert is_untouched(warehouse)
+
+
+@pytest.mark.parametrize("values", [[{"a": 1}], [[1]]], ids=["struct", "list"])
+def test_a_nested_arrow_column_arrives_or_is_refused_by_name(warehouse: Warehouse, values: Any) -> None:
+    failure = load([pa.table({"id": [1], "more": values})])
+    if warehouse.name == "postgres":
+        assert failure.startswith("orders, column more: found a nested value in an Arrow table, which cannot be copied")
+        assert is_untouched(warehouse)
+    else:
+        assert not failure
+
+
+def test_numbers_in_parquet_are_not_taken_for_others(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_WRITER__BUFFER_MAX_ITEMS", "1")
+    monkeypatch.setenv("DATA_WRITER__FILE_MAX_ITEMS", "1")  # so that each table has a file
+    items = [pa.table({"id": [1], "amount": [1]}), pa.table({"id": [2], "amount": [0.5]})]
+    failure = load(items, file_format="parquet")
+    if warehouse.name == "postgres":
+        assert failure.startswith("orders, column amount: the source sends int64, which the column's type double")
+        assert is_untouched(warehouse)
+    else:
+        assert not failure
+        assert rows(warehouse, "id, amount") == [(1, 1), (2, 0.5)]
+
+
+def test_numbers_in_parquet_are_not_taken_for_texts(warehouse: Warehouse) -> None:
+    assert not load([{"id": 1, "code": "a"}])
+    failure = load([pa.table({"id": [2], "note": [""], "code": [0x6161616161616161]})])
+    assert failure.startswith("orders, column code: the source sends bigint") == (warehouse.name == "postgres")
+    assert rows(warehouse, "id, code")[0] == (1, "a")
+
+
 NUL = "a\0b"
 
 

@@ -5,7 +5,7 @@ warehouse as it is, and the warehouse rounds or cuts: 1.5 becomes 2 in a column 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 MICROSECONDS = 6
 DESTINATIONS = ("duckdb", "postgres")  # whose columns we can look up and widen
 BITS = {"tinyint": 8, "smallint": 16, "integer": 32, "bigint": 64, "hugeint": 128}
+TEXTS = ("text", "json", "binary")
 WITHOUT_SIZE = ("double", "date")
 # Types of columns, and those of values that may become them if Arrow's safe cast changes nothing.
 CASTS = {
@@ -55,7 +56,7 @@ class ColumnType:
 
     def holds(self, other: "ColumnType") -> bool:
         """Whether every value of the other type stays as it is in a column of this one."""
-        if self.kind in ("text", "json", "binary"):  # where the warehouse itself refuses what does not fit
+        if self.kind in TEXTS:  # where the warehouse itself refuses what does not fit
             return True
         if self.kind == "double" and other.kind == "number":
             return other.scale == 0 and other.limit <= 2**53
@@ -200,17 +201,20 @@ def check_columns(pipeline: dlt.Pipeline) -> None:
     for load_id in pipeline.list_normalized_load_packages():
         package = pipeline.get_load_package_info(load_id)
         schema, client = package.schema, pipeline.destination_client(package.schema.name)
+        is_postgres = pipeline.destination.destination_type.endswith("postgres")
+        as_bits = set[str]()  # tables of which Postgres takes a file's values as they are, and would make 5e-324 of 1
         for job in package.jobs["new_jobs"]:
             if job.job_file_info.file_format == "parquet":
-                _check_file(job.file_path, job.job_file_info.table_name, schema.tables)
+                _check_file(job.file_path, job.job_file_info.table_name, schema.tables, is_postgres)
+                as_bits |= {job.job_file_info.table_name} if is_postgres else set()
         if pipeline.destination.destination_type.endswith(DESTINATIONS) and isinstance(client, SqlJobClientBase):
             tables = {job.job_file_info.table_name for job in package.jobs["new_jobs"]}
             with client:
                 if not client.get_stored_schema_by_hash(schema.version_hash):
-                    _widen(client, schema, sorted(tables & set(schema.data_table_names())))
+                    _widen(client, schema, sorted(tables & set(schema.data_table_names())), as_bits)
 
 
-def _check_file(path: str, table: str, tables: TSchemaTables) -> None:
+def _check_file(path: str, table: str, tables: TSchemaTables, as_bits: bool) -> None:
     """The columns of the schema have the types that came last; a file may have others."""
     import pyarrow.parquet as pq
 
@@ -224,7 +228,8 @@ def _check_file(path: str, table: str, tables: TSchemaTables) -> None:
             found = replace(found, scale=0)
         if found.kind == "number" and not target.holds(found):
             found = replace(found, limit=_limit(metadata, field.name, found.limit))
-        if found.kind != "null" and not target.holds(found):
+        is_other = as_bits and (_is_other(found, target) or str(field.type) in ("float", "halffloat"))
+        if found.kind != "null" and (is_other or not target.holds(found)):
             raise _refusal(table, field.name, str(field.type), str(column["data_type"]))
 
 
@@ -240,7 +245,12 @@ def _limit(metadata: Any, name: str, otherwise: int) -> int:
     return limit
 
 
-def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str]) -> None:
+def _is_other(found: ColumnType, target: ColumnType) -> bool:
+    """Whether the bits of one type are not those of the other."""
+    return found.kind not in (target.kind, *TEXTS)
+
+
+def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str], as_bits: Collection[str]) -> None:
     """Changes the types of the warehouse's columns where they do not hold what those of the schema do."""
     stored, statements = _stored_types(client, tables), []
     for table in tables:
@@ -248,7 +258,10 @@ def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str]) -> N
             if not is_complete_column(column):
                 continue
             new, db_type = type_of(column), stored.get((table, name)) or _made_type(client, table, column)
-            if not (old := parsed(db_type)).holds(new):
+            old = parsed(db_type)
+            if table in as_bits and _is_other(new, old):
+                raise _refusal(table, name, str(column["data_type"]), db_type)
+            if not old.holds(new):
                 wide = old.widened(new)
                 wide_type = wide and _made_type(client, table, {**column, **as_column(wide)})
                 if not wide_type or not parsed(wide_type).holds(new):

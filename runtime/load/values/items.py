@@ -20,6 +20,7 @@ from dlt.extract.resource import DltResource
 from dlt.extract.source import DltSource
 
 from runtime.load.values.columns import ValueRefused, as_column, fit, type_of
+from runtime.load.values.formats import Fragile, fragile_in
 from runtime.load.values.normalizer import LARGEST, SMALLEST, type_of_decimal
 
 ELEMENT = "[]"  # in the path to a value: an element of a list, which is a row of a child table
@@ -29,18 +30,20 @@ SOUND_TYPES = frozenset({bool, type(None), datetime, date})
 NO_BYTES = f"{custom_pua_encode(b'')} "
 
 
-def check_values(source: DltSource, pipeline: dlt.Pipeline) -> None:
+def check_values(source: DltSource, pipeline: dlt.Pipeline) -> Fragile:
     """Has each item of the selected resources checked as it is extracted.
 
     In dictionaries, whole numbers beyond 64 bits become decimals, which dlt can store. Arrow tables get the types of
-    the table's columns where that changes no value.
+    the table's columns where that changes no value. What CSV files for Postgres cannot hold is noted in the result.
 
     Raises (while extracting):
         ValueRefused: a number that no decimal column holds exactly, NaN or infinity, or a NUL in a text for Postgres.
     """
-    refuses_nul = pipeline.destination.destination_type.endswith("postgres")
+    is_postgres = pipeline.destination.destination_type.endswith("postgres")
+    fragile: Fragile = {}
     for resource in source.selected_resources.values():
-        resource.add_map(ItemCheck(resource, refuses_nul))
+        resource.add_map(ItemCheck(resource, is_postgres, fragile))
+    return fragile
 
 
 def are_sound(values: Iterable[Any], nul: str | None) -> bool:
@@ -111,9 +114,9 @@ def _has_nul(values: Any) -> bool:
 class ItemCheck:
     """Checks the items of one resource. Called with each item; returns it, or a copy with what was replaced."""
 
-    def __init__(self, resource: DltResource, refuses_nul: bool) -> None:
-        self._resource = resource
-        self._nul = "\0" if refuses_nul else None
+    def __init__(self, resource: DltResource, is_postgres: bool, fragile: Fragile) -> None:
+        self._resource, self._fragile = resource, fragile
+        self._nul = "\0" if is_postgres else None
         self._table: str  # of the item that is looked at
 
     def __call__(self, item: Any, meta: Any = None) -> Any:
@@ -132,6 +135,9 @@ class ItemCheck:
         for name, values in zip(item.schema.names, item.columns, strict=True) if self._nul else ():
             if _has_nul(values):
                 self._refuse_nul((name,))
+            table, column = self._place((name,))
+            if column not in self._fragile.get(table, {}) and (found := fragile_in(values)):
+                self._fragile.setdefault(table, {})[column] = found
         return fit(item, self._table, schema, self._declared_columns(schema))
 
     @cached_property
