@@ -63,7 +63,7 @@ def keep_fragile(pipeline: dlt.Pipeline, fragile: Fragile) -> None:
             supported = own(preferred, list(caps.supported_loader_file_formats), table_schema=table)[1] if own else ()
             said: str | None = table.get("file_format") or (preferred if preferred in ("csv", "parquet") else None)
             if said == "preferred":
-                said = preferred
+                said = str(preferred)
             for column, found in fragile[name].items():
                 if said not in (None, "csv", "parquet"):
                     continue  # rows as SQL: slow, but they hold everything
