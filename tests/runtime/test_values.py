@@ -19,7 +19,7 @@ from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 
 
-def load(items: Any, **hints: Any) -> str:
+def load(items: Any, refresh: Any = None, **hints: Any) -> str:
     """Loads the table `orders`. Returns the failure's sentence, or an empty text."""
 
     @dlt.source(name="shop", section="shop")
@@ -35,7 +35,7 @@ def load(items: Any, **hints: Any) -> str:
         dagster_dlt_translator=SourceTranslator(source="shop"),
     )
     def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
-        yield from dlt.run(context=context)
+        yield from dlt.run(context=context, refresh=refresh)
 
     result = dg.materialize([assets], resources={"dlt": IsolatedDltResource()}, raise_on_error=False)
     failures = [event.step_failure_data for event in result.get_step_failure_events()]
@@ -364,6 +364,17 @@ def test_numbers_in_parquet_are_not_taken_for_others(warehouse: Warehouse, monke
     else:
         assert not failure
         assert rows(warehouse, "id, amount") == [(1, 1), (2, 0.5)]
+
+
+def test_dictionaries_after_arrow_tables_arrive_or_are_refused_by_name(warehouse: Warehouse) -> None:
+    assert not load([pa.table({"id": [1], "note": ["a"]})], write_disposition="append")
+    failure = load([{"id": 2, "note": "b"}], write_disposition="append")
+    if warehouse.name == "postgres":
+        assert failure.startswith("orders, column _dlt_")
+        assert "drop the table" in failure
+        assert rows(warehouse, "id, note") == [(1, "a")]
+        assert not load([{"id": 2, "note": "b"}], refresh="drop_resources")
+        assert rows(warehouse, "id, note") == [(2, "b")]
 
 
 def test_numbers_in_parquet_are_not_taken_for_texts(warehouse: Warehouse) -> None:

@@ -17,7 +17,7 @@ from dlt.common.exceptions import TerminalValueError
 from dlt.common.normalizers.utils import generate_dlt_ids
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import C_DLT_ID, C_DLT_LOAD_ID, TSchemaTables
-from dlt.common.schema.utils import is_complete_column
+from dlt.common.schema.utils import is_complete_column, is_nullable_column
 from dlt.common.storages.load_package import LoadPackageStateInjectableContext
 from dlt.destinations.exceptions import DatabaseTerminalException
 from dlt.destinations.job_client_impl import SqlJobClientBase
@@ -209,9 +209,10 @@ def check_columns(pipeline: dlt.Pipeline) -> None:
                 as_bits |= {job.job_file_info.table_name} if is_postgres else set()
         if pipeline.destination.destination_type.endswith(DESTINATIONS) and isinstance(client, SqlJobClientBase):
             tables = {job.job_file_info.table_name for job in package.jobs["new_jobs"]}
+            emptied = {*(package.dropped_tables or ()), *(package.truncated_tables or ())}
             with client:
                 if not client.get_stored_schema_by_hash(schema.version_hash):
-                    _widen(client, schema, sorted(tables & set(schema.data_table_names())), as_bits)
+                    _widen(client, schema, sorted(tables & set(schema.data_table_names())), as_bits, emptied)
 
 
 def _check_file(path: str, table: str, tables: TSchemaTables, as_bits: bool) -> None:
@@ -250,7 +251,9 @@ def _is_other(found: ColumnType, target: ColumnType) -> bool:
     return found.kind not in (target.kind, *TEXTS)
 
 
-def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str], as_bits: Collection[str]) -> None:
+def _widen(
+    client: SqlJobClientBase, schema: Schema, tables: Sequence[str], as_bits: Collection[str], emptied: Collection[str]
+) -> None:
     """Changes the types of the warehouse's columns where they do not hold what those of the schema do."""
     stored, statements = _stored_types(client, tables), []
     for table in tables:
@@ -258,6 +261,9 @@ def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str], as_b
             if not is_complete_column(column):
                 continue
             new, db_type = type_of(column), stored.get((table, name)) or _made_type(client, table, column)
+            is_new = (table, name) not in stored and any(known == table for known, _ in stored)
+            if is_new and table not in emptied:
+                _check_new_column(client, table, column)
             old = parsed(db_type)
             if table in as_bits and _is_other(new, old):
                 raise _refusal(table, name, str(column["data_type"]), db_type)
@@ -273,6 +279,18 @@ def _widen(client: SqlJobClientBase, schema: Schema, tables: Sequence[str], as_b
                 client.sql_client.execute_sql(statement)
             except DatabaseTerminalException as error:  # a value does not fit, or a view depends on the column
                 raise _refusal(table, name, wide_type, db_type) from error
+
+
+def _check_new_column(client: SqlJobClientBase, table: str, column: Any) -> None:
+    """Postgres adds no mandatory column to a table with rows. Those of Arrow tables have no `_dlt_id`."""
+    if is_nullable_column(column) or client.capabilities.sqlglot_dialect != "postgres":
+        return
+    if client.sql_client.execute_sql(f"SELECT 1 FROM {client.sql_client.make_qualified_table_name(table)} LIMIT 1"):
+        raise ValueRefused(
+            f"{table}, column {column['name']}: the table's rows do not have it, for example because they came as "
+            "Arrow tables, and the new rows must. Yield Arrow tables again, or drop the table and load all rows anew. "
+            "Nothing was loaded."
+        )
 
 
 def _made_type(client: SqlJobClientBase, table: str, column: Any) -> str:

@@ -63,7 +63,7 @@ def keep_fragile(pipeline: dlt.Pipeline, fragile: Fragile) -> None:
             supported = own(preferred, list(caps.supported_loader_file_formats), table_schema=table)[1] if own else ()
             said: str | None = table.get("file_format") or (preferred if preferred in ("csv", "parquet") else None)
             if said == "preferred":
-                said = str(preferred)
+                said = preferred
             for column, found in fragile[name].items():
                 if said not in (None, "csv", "parquet"):
                     continue  # rows as SQL: slow, but they hold everything
@@ -72,8 +72,8 @@ def keep_fragile(pipeline: dlt.Pipeline, fragile: Fragile) -> None:
                     _refuse(name, column, f"{found} in an Arrow table, which cannot be copied into Postgres", advice)
                 if (said == "parquet" and "parquet" in supported) or not _is_changed(schema, name, column, found):
                     continue
-                if advice := _obstacle(table, said, supported):
-                    _refuse(name, column, f"{found} if an Arrow table is loaded as CSV", advice)
+                if obstacle := _obstacle(table, said, supported):
+                    _refuse(name, column, f"{found} if an Arrow table is loaded as CSV", obstacle)
                 tables.add(name)
     if tables:
         selector = partial(_without_csv, own, frozenset(tables))
