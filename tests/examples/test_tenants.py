@@ -105,8 +105,9 @@ def test_the_sensor_follows_the_table_and_rows_of_removed_tenants_stay(
         instance.add_dynamic_partitions("crm_tenants", ["by_hand"])
 
         def tick(cursor: str | None) -> tuple[list[str | None], str | None]:
-            context = dg.build_sensor_context(instance, cursor, repository_def=repository)
-            result: Any = tenants.crm_tenants(context)
+            # Left at once: it has entered the instance, and a late collection would bring that into another test.
+            with dg.build_sensor_context(instance, cursor, repository_def=repository) as context:
+                result: Any = tenants.crm_tenants(context)
             for request in result.dynamic_partitions_requests or []:  # as the daemon does
                 if isinstance(request, dg.AddDynamicPartitionsRequest):
                     instance.add_dynamic_partitions("crm_tenants", list(request.partition_keys))
@@ -128,9 +129,9 @@ def test_the_sensor_follows_the_table_and_rows_of_removed_tenants_stay(
         with pytest.raises(dg.DagsterUnknownPartitionError):
             load("globex", instance)
         moment = datetime(2026, 3, 2, tzinfo=UTC)
-        context = dg.build_schedule_context(instance, moment, repository_def=repository)
-        hourly: Any = tenants.crm_hourly(context)
-        assert {run.partition_key for run in hourly} == {"acme", "by_hand"}
+        with dg.build_schedule_context(instance, moment, repository_def=repository) as context:
+            hourly: Any = tenants.crm_hourly(context)
+            assert {run.partition_key for run in hourly} == {"acme", "by_hand"}
 
         database.execute("UPDATE tenants SET is_active = true WHERE name = 'globex'")
         assert tick(cursor)[0] == ["globex"]
