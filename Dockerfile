@@ -4,8 +4,8 @@
 
 FROM python:3.13-slim-trixie AS uv
 # The root filesystem is read-only in a container, so bytecode must be compiled in the build.
-ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-RUN --mount=type=cache,target=/root/.cache pip install uv==0.13.9
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never PIP_CACHE_DIR=/cache/pip UV_CACHE_DIR=/cache/uv
+RUN --mount=type=cache,target=/cache pip install uv==0.13.9
 
 FROM uv AS requirements
 # Only these lists go on to the next stages: another edit of pyproject.toml does not install the packages again.
@@ -18,12 +18,12 @@ RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /
-RUN --mount=type=cache,target=/root/.cache \
+RUN --mount=type=cache,target=/cache \
     uv venv --quiet /app/.venv && uv pip sync --python /app/.venv --require-hashes /dagster.txt
 
 FROM uv AS sandbox-packages
 COPY --from=requirements /sandbox.txt /
-RUN --mount=type=cache,target=/root/.cache \
+RUN --mount=type=cache,target=/cache \
     uv venv --quiet /app/.venv && uv pip sync --python /app/.venv --require-hashes /sandbox.txt
 
 FROM python:3.13-slim-trixie AS base
@@ -56,9 +56,9 @@ ARG LOCATION
 # What only this location imports: the group of its name in pyproject.toml, if there is one. The list is complete.
 RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=requirements,source=/groups,target=/groups \
-    --mount=type=cache,target=/root/.cache \
+    --mount=type=cache,target=/cache \
     test ! -f /groups/${LOCATION}.txt || \
-    uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
+    UV_CACHE_DIR=/cache/uv uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
         --no-deps --require-hashes -r /groups/${LOCATION}.txt
 COPY runtime runtime
 RUN python -m compileall -q runtime
