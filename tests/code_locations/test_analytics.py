@@ -241,14 +241,17 @@ def test_marts_say_what_the_sources_have(warehouse: Warehouse) -> None:
 @pytest.mark.timeout(300)
 def test_orders_follow_the_days_on_which_they_change(warehouse: Warehouse) -> None:
     warehouse.dbt("run", "--select", "orders")
-    warehouse.load("sql_database", orders=[order(1, "12.00", 20, status="paid"), order(3, "4.00", 20)])
+    warehouse.load(
+        "sql_database", orders=[order(1, "12.00", 20, status="paid"), order(3, "4.00", 20), order(4, "2.00", 6)]
+    )
+    warehouse.load("sql_database", order_items=[item(4, 1, 9) | {"updated_at": at(20)}])  # a line, not its order
     warehouse.sql("DELETE FROM raw_sql_database.orders WHERE id = 2")
     report = warehouse.build("marts/orders", days={"dagster/partition": "2026-01-20"})
 
     assert report["success"], report["failures"]
     assert set(report["checks"].values()) == {True}
-    orders = "SELECT order_id, status, euros FROM marts.orders ORDER BY 1"
-    assert warehouse.sql(orders) == [(1, "paid", 6), (3, "placed", 2)]
+    orders = "SELECT order_id, status, euros, pieces FROM marts.orders ORDER BY 1"
+    assert warehouse.sql(orders) == [(1, "paid", 6, 4), (3, "placed", 2, 0), (4, "placed", 1, 9)]
 
 
 @pytest.mark.timeout(300)

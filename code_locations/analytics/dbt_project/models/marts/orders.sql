@@ -1,4 +1,4 @@
--- One run builds the orders that changed on the days of its partitions: an order that changes again is replaced.
+-- One run builds the orders that changed on the days of its partitions, or whose lines did: they are replaced.
 {{
     config(
         materialized="incremental",
@@ -17,7 +17,9 @@ orders as (
     select *
     from {{ ref("stg_sql_database__orders") }}
     {% if var("start", none) -%}
-    where updated_at >= '{{ var("start") }}' and updated_at < '{{ var("end") }}'
+    {%- set in_window = "updated_at >= '" ~ var("start") ~ "' and updated_at < '" ~ var("end") ~ "'" -%}
+    where ({{ in_window }})
+        or order_id in (select order_id from {{ ref("stg_sql_database__order_items") }} where {{ in_window }})
     {%- endif %}
 
 ),
