@@ -1,10 +1,1 @@
-select
-    id as transaction_id,
-    'stripe' as account,
-    reporting_category as category,
-    currency,
-    {{ major_units("amount", "currency") }} as amount,
-    {{ major_units("fee", "currency") }} as fee,
-    {{ major_units("net", "currency") }} as net,
-    created as created_at
-from ({{ complete_loads("stripe", "balance_transaction") }}) as transactions
+{{ stripe_balance_transactions("stripe") }}
