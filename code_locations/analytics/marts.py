@@ -84,8 +84,10 @@ def dbt_turn(context: dg.AssetExecutionContext) -> Iterator[Path]:
 def credentials() -> dict[str, str]:
     """The variables of profiles.yml, from the credentials that loads use."""
     found: Any = getattr(destination_client(pipeline).config, "credentials", None)
+    options = getattr(found, "query", None) or {}  # of a Postgres URL
     values = {
-        "DBT_HOST": (getattr(found, "query", None) or {}).get("host") or getattr(found, "host", None),  # libpq's order
+        "DBT_HOST": options.get("host") or getattr(found, "host", None),  # libpq's order
+        "DBT_SSLMODE": options.get("sslmode"),
         "DBT_PORT": getattr(found, "port", None),
         "DBT_USER": getattr(found, "username", None),
         "DBT_ENV_SECRET_PASSWORD": getattr(found, "password", None),
@@ -105,7 +107,7 @@ def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, *arguments: st
     with chdir(Path.cwd()), dbt_turn(context) as folder:
         settings = credentials()
         os.environ |= settings
-        name_database(Path(settings["DBT_DATABASE"]).stem)
+        name_database(settings["DBT_DATABASE"])
         invocation = dbt.cli(["build", *arguments], context=context, target_path=folder)
         events, failure = [], None
         try:
@@ -125,6 +127,8 @@ def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, *arguments: st
 
 def name_database(name: str) -> None:
     """Puts the database's name into the manifest, which the image has made without it. dagster-dbt queries by it."""
+    if warehouse_name() == "duckdb":
+        name = Path(name).stem
     for node in [*manifest["nodes"].values(), *manifest["sources"].values()]:
         if node.get("relation_name"):
             node["relation_name"] = node["relation_name"].replace(node["database"], name, 1)
