@@ -4,7 +4,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help up down proof demo dev check format test test-stack test-plain test-upstream chaos stress bench bench-small clean
+.PHONY: help up down proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -38,7 +38,10 @@ format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff format
 
 test: .venv/synced ## run unit and integration tests, without Docker
-	$(RUN) pytest --numprocesses 2 --ignore tests/stack
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack -m "not slow"
+
+test-slow: .venv/synced ## run the tests that `make test` leaves out: further examples of what it tests
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack -m slow
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
 	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py --ignore tests/stack/test_up.py

@@ -94,7 +94,7 @@ def test_a_deployment_without_its_variables_does_not_fall_back_to_sqlite(clone: 
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("command", ["dagster dev", "dg dev"])
+@pytest.mark.parametrize("command", ["dagster dev", pytest.param("dg dev", marks=pytest.mark.slow)])
 def test_a_development_server_has_all_locations(clone: Path, command: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

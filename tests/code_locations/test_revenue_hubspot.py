@@ -1,14 +1,13 @@
 """HubSpot in the revenue location on the sandbox: what it loads, and its messages when a setting is wrong."""
 
 import gzip
-import json
 import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.location import Location
+from tests.support.location import Location, materialize
 from tests.support.sandbox import Sandbox
 
 KINDS = ("companies", "contacts", "deals", "tickets", "products", "quotes")
@@ -16,7 +15,6 @@ STAGED = tuple(f"{what}_{kind}" for what in ("pipelines", "stages_timing") for k
 OTHERS = ("owners", "properties", *STAGED)
 HISTORIES = tuple(f"{kind}_property_history" for kind in KINDS)
 PERSONAL = re.compile(r"contact\d+@|Contact \d+|Dmitri|Hiroshi")
-FULL_RELOAD = {"ops": {"hubspot": {"config": {"full_reload": True}}}}
 
 
 @pytest.fixture
@@ -122,10 +120,8 @@ def test_no_personal_value_of_a_contact_is_in_the_warehouse_the_logs_or_the_file
         "SOURCES__HUBSPOT__HASH_SALT": "a-long-random-text",
     }
     tables = ["contacts", "contacts_property_history"]
-    run = json.dumps({"assets": [["hubspot", table] for table in tables], "tags": {}, "config": {}})
-    load = ("-m", "tests.support.run_location", "revenue", run)
-    process = location.python(*load)
-    [report] = json.loads(process.stdout)
+    [report] = location.run(materialize("hubspot", *tables))
+    output = (location.folder / "output").read_text()
     found = {
         table: "\n".join(map(str, location.sql(f"SELECT * FROM {table}")))
         for (table,) in location.sql("SELECT table_name FROM information_schema.tables WHERE table_schema LIKE 'raw%'")
@@ -139,18 +135,18 @@ def test_no_personal_value_of_a_contact_is_in_the_warehouse_the_logs_or_the_file
         "lifecyclestage"
     }
     assert not {name for name, text in found.items() if PERSONAL.search(text)}
-    assert not PERSONAL.search(process.stdout + process.stderr)
+    assert not PERSONAL.search(output)
 
     location.sql("DROP TABLE contacts; CREATE VIEW contacts AS SELECT 1 AS id")
-    process = location.python(*load[:-1], run.replace('"config": {}', f'"config": {json.dumps(FULL_RELOAD)}'))
-    [report] = json.loads(process.stdout)
+    [report] = location.run(materialize("hubspot", *tables, full_reload=True))
+    output = (location.folder / "output").read_text()
     files = [path for path in (location.folder / "dlt").rglob("*") if path.is_file()]
 
     assert not report["success"]
     assert "contacts" in report["failures"][0]
     assert any(re.search("[0-9a-f]{64}", text_of(path)) for path in files if path.name.startswith("contacts."))
     assert not [path for path in files if PERSONAL.search(text_of(path))]
-    assert not PERSONAL.search(process.stdout + process.stderr)
+    assert not PERSONAL.search(output)
 
 
 def text_of(path: Path) -> str:

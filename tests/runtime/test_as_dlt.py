@@ -26,7 +26,7 @@ from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.warehouse import Warehouse
 
-HISTORIES = int(os.environ.get("AS_DLT_HISTORIES", "8"))  # for each destination
+HISTORIES = int(os.environ.get("AS_DLT_HISTORIES", "4"))  # for each destination
 SEED = int(os.environ.get("AS_DLT_SEED") or (random.randrange(10**9) if HISTORIES > 8 else 1))
 
 Row = dict[str, Any]

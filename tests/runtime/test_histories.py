@@ -254,7 +254,10 @@ def overlaps(disposition: Disposition) -> list[Step]:
 
 
 @pytest.mark.timeout(0 if STRESS else 300)
-@pytest.mark.parametrize("name", DISPOSITIONS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("merge", "append") else pytest.param(name, marks=pytest.mark.slow) for name in DISPOSITIONS],
+)
 def test_whatever_happens_the_warehouse_equals_the_api(
     name: str,
     warehouse: Warehouse,
@@ -268,7 +271,7 @@ def test_whatever_happens_the_warehouse_equals_the_api(
 
     phases = tuple(Phase) if STRESS or name == "merge" else (Phase.explicit,)
 
-    @settings(SETTINGS, max_examples=20 if STRESS else 3, phases=phases)
+    @settings(SETTINGS, max_examples=20 if STRESS else 2, phases=phases)
     @given(histories(disposition))
     @example(crashes(disposition))
     def play(steps: list[Step]) -> None:
@@ -277,7 +280,7 @@ def test_whatever_happens_the_warehouse_equals_the_api(
     play()
 
 
-@pytest.mark.parametrize("name", ["merge", "append"])
+@pytest.mark.parametrize("name", ["merge", pytest.param("append", marks=pytest.mark.slow)])
 def test_loads_that_overlap_do_each_other_no_harm(name: str, new_warehouse: New) -> None:
     World(DISPOSITIONS[name], *new_warehouse()).play(overlaps(DISPOSITIONS[name]))
 

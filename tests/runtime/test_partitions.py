@@ -68,7 +68,7 @@ def loaded(warehouse: Warehouse) -> list[int]:
     return [number for (number,) in warehouse.rows("SELECT id FROM raw_shop.orders ORDER BY id")]
 
 
-@pytest.mark.parametrize("stock", [pytest.param(True, marks=pytest.mark.xfail(strict=True)), False])
+@pytest.mark.parametrize("stock", [pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xfail(strict=True)]), False])
 def test_a_day_loads_that_day_alone(warehouse: Warehouse, stock: bool) -> None:
     source = orders(dlt.sources.incremental("updated_at", initial_value=FIRST), lambda moment: moment)
     materialize(source, "2026-01-03", stock)

@@ -176,7 +176,8 @@ def test_a_failed_load_changes_nothing_and_keeps_its_files(warehouse: Warehouse,
     assert len(list((tmp_path / "dlt" / "runs").iterdir())) == 1  # to look at; see docs/how-a-load-runs.md
 
 
-STOCK = pytest.param(["--stock"], marks=pytest.mark.xfail(strict=True, reason="dagster-dlt's own resource"))
+BY_STOCK = [pytest.mark.slow, pytest.mark.xfail(strict=True, reason="dagster-dlt's own resource")]
+STOCK = pytest.param(["--stock"], marks=BY_STOCK)
 
 
 @pytest.mark.parametrize("options", [STOCK, pytest.param([], id="isolated")])
@@ -234,7 +235,7 @@ dg.materialize([assets], partition_key="red", resources=resources)
 """
 
 
-@pytest.mark.parametrize("resource", ["isolated", pytest.param("stock", marks=pytest.mark.xfail(strict=True))])
+@pytest.mark.parametrize("resource", ["isolated", pytest.param("stock", marks=BY_STOCK)])
 def test_of_two_loads_of_one_partition_the_older_never_wins(
     warehouse: Warehouse, tmp_path: Path, resource: str
 ) -> None:

@@ -97,7 +97,7 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 
 
 @pytest.mark.parametrize("disposition", ["merge", "append", "replace"])
-@pytest.mark.parametrize("stock", [pytest.param(True, marks=pytest.mark.xfail(strict=True)), False])
+@pytest.mark.parametrize("stock", [pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xfail(strict=True)]), False])
 def test_a_broken_connection_is_tried_again_without_a_row_twice(
     warehouse: Warehouse, stock: bool, disposition: str
 ) -> None:

@@ -1,6 +1,5 @@
 """A code location in a process of its own, as in production: settings are read at import."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import duckdb
 
 from tests.support.paths import ROOT
+from tests.support.processes import FORK
+from tests.support.run_location import work
 
 Run = dict[str, Any]
 Report = dict[str, Any]
@@ -47,9 +48,16 @@ class Location:
 
     def run(self, *runs: Run) -> list[Report]:
         """Execute runs one after the other in the same process. `tests.support.run_location` describes their format."""
-        process = self.python("-m", "tests.support.run_location", self.name, *map(json.dumps, runs))
-        assert process.returncode == 0, process.stderr
-        reports: list[Report] = json.loads(process.stdout.splitlines()[-1])  # after what dbt prints
+        answer, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=work, args=(self.name, self.folder, self.environment, runs, theirs))
+        process.start()
+        theirs.close()
+        try:
+            reports: list[Report] = answer.recv()
+        except EOFError:
+            raise AssertionError((self.folder / "output").read_text()) from None
+        finally:
+            process.join()
         return reports
 
     def load(self, *tables: str, partition: tuple[str, ...] = (), full_reload: bool = False) -> Report:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from itertools import count
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from runtime.load import sweep
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
+from tests.support.processes import FORK
 
 SHOPS = ["north", "south", "west"]
 PAGE = 2
@@ -45,16 +45,6 @@ POINTS = [
     *["complete", "completed"],  # before and after the row in _dlt_loads
     "returned",  # dlt has finished; the staging dataset still exists
 ]
-FORK = get_context("forkserver")
-FORK.set_forkserver_preload(
-    [
-        *["__main__", __name__],
-        # and what they would import later
-        *["dagster._core.storage.runs", "dagster._core.storage.event_log", "dagster._core.storage.schedules"],
-        *["dagster._core.workspace.context", "alembic.autogenerate", "sqlalchemy.dialects.sqlite"],
-        *["dlt.destinations.impl.duckdb.duck", "dlt.destinations.impl.postgres.postgres", "pyarrow.parquet"],
-    ]
-)
 
 
 @dataclass(frozen=True)

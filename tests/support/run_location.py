@@ -1,13 +1,13 @@
-"""Runs a location's assets and prints reports in JSON: `python -m tests.support.run_location LOCATION RUN…`.
+"""Runs a location's assets in a process that a test has forked.
 
 A run is a JSON object with `assets` (keys; none: all), `tags` and `config`; or with `checks`, the key of an asset whose
 checks are run, and `damage`, SQL that is executed before and undone afterwards.
 """
 
-import json
 import os
-import sys
+from collections.abc import Sequence
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,19 @@ import duckdb
 from runtime.load import retries
 
 
-def main(location: str, *runs: str) -> None:
+def work(
+    location: str, folder: Path, environment: dict[str, str], runs: Sequence[dict[str, Any]], answer: Connection
+) -> None:
+    """Sends the reports of the runs. What they print goes to the file `output` in the folder."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path("output").open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     retries.MAX_WAIT_SECONDS = 0.1
     defs: dg.Definitions = import_module(f"code_locations.{location}.definitions").defs
-    reports = [check(defs, **run) if "checks" in run else load(defs, **run) for run in map(json.loads, runs)]
-    json.dump(reports, sys.stdout)
+    answer.send([check(defs, **run) if "checks" in run else load(defs, **run) for run in runs])
 
 
 def load(defs: dg.Definitions, assets: list[list[str]], tags: dict[str, str], config: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +70,3 @@ def report(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
         "checks": {name: check.passed for name, check in checks.items()},
         "severities": {name: check.severity.value for name, check in checks.items() if not check.passed},
     }
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

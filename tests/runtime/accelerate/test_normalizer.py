@@ -175,7 +175,7 @@ STRESS = os.environ.get("HYPOTHESIS_PROFILE") == "stress"
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dlt leaves files open when it fails
 @pytest.mark.timeout(0 if STRESS else 600)
 @settings(
-    max_examples=5_000 if STRESS else 120,
+    max_examples=5_000 if STRESS else 60,
     deadline=None,
     database=None,
     print_blob=True,

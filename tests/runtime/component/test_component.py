@@ -174,7 +174,9 @@ def server(app: Path, env: dict[str, str]) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("state", ["LOCAL_FILESYSTEM", "LEGACY_CODE_SERVER_SNAPSHOTS"])
+@pytest.mark.parametrize(
+    "state", ["LOCAL_FILESYSTEM", pytest.param("LEGACY_CODE_SERVER_SNAPSHOTS", marks=pytest.mark.slow)]
+)
 def test_the_project_is_a_code_location_also_with_a_state_backed_component(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
