@@ -3,8 +3,10 @@
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
+CLONE_TESTS := tests/stack/test_up.py tests/stack/test_doctor.py # after the others: two stacks at once are slow
+
 .DEFAULT_GOAL := help
-.PHONY: help up down proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
+.PHONY: help up down doctor proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -14,6 +16,9 @@ up: ## start everything in Docker, wait until it is healthy, print the address a
 
 down: ## stop everything in Docker and keep the data
 	docker compose down
+
+doctor: ## say what is wrong with the stack in Docker, and what to do about it
+	@python3 -m scripts.doctor
 
 proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof
@@ -44,8 +49,8 @@ test-slow: .venv/synced ## run the tests that `make test` leaves out: further ex
 	$(RUN) pytest --numprocesses 2 --ignore tests/stack -m slow
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
-	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py --ignore tests/stack/test_up.py
-	$(RUN) pytest tests/stack/test_up.py
+	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py $(addprefix --ignore ,$(CLONE_TESTS))
+	$(RUN) pytest $(CLONE_TESTS)
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations -k "not (postgres or histories or accelerate)"

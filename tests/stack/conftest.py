@@ -1,4 +1,4 @@
-"""The compose stack, started from nothing in a project of its own."""
+"""The compose stack, started from nothing in a project of its own; and one of a clone, started by `make up`."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import Stack, wait_for
+from tests.support.stack import PROJECT, Clone, Stack, clone, wait_for
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,3 +39,28 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     yield stack
     stack.down()
     assert stack.containers() == []
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clone, str]]:
+    """A clone after its first `make up`, and what that printed."""
+    root = clone(tmp_path_factory.mktemp("clones") / "first")
+    project = f"{PROJECT}-clone"
+    stack = Clone(root, project, root, COMPOSE_PROJECT_NAME=project)
+    stack.down()
+    try:
+        result = stack.make_up()
+        assert result.returncode == 0, result.stderr + result.stdout
+        yield stack, result.stdout
+    finally:
+        stack.down()
+    assert stack.containers() == []
+
+
+@pytest.fixture
+def running(started: tuple[Clone, str]) -> Iterator[Clone]:
+    """The clone. Its settings are as before when a test ends."""
+    stack, _ = started
+    before = stack.env_file.read_text()
+    yield stack
+    stack.env_file.write_text(before)

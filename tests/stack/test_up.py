@@ -2,9 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,42 +9,7 @@ import psycopg2
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.stack import LOCATIONS, PROJECT, Stack, clone, free_port, shell_environment, wait_for
-
-
-class Clone(Stack):
-    """Another clone of the project, with its own `.env`."""
-
-    def make_up(self) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "scripts.up"]
-        return subprocess.run(
-            command, cwd=self.root, env=shell_environment(), capture_output=True, text=True, timeout=900
-        )
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Clone, str]]:
-    """A clone after its first `make up`, and what that printed."""
-    root = clone(tmp_path_factory.mktemp("clones") / "first")
-    project = f"{PROJECT}-clone"
-    stack = Clone(root, project, root, COMPOSE_PROJECT_NAME=project)
-    stack.down()
-    try:
-        result = stack.make_up()
-        assert result.returncode == 0, result.stderr + result.stdout
-        yield stack, result.stdout
-    finally:
-        stack.down()
-    assert stack.containers() == []
-
-
-@pytest.fixture
-def running(started: tuple[Clone, str]) -> Iterator[Clone]:
-    """The clone. Its settings are as before when a test ends."""
-    stack, _ = started
-    before = stack.env_file.read_text()
-    yield stack
-    stack.env_file.write_text(before)
+from tests.support.stack import LOCATIONS, Clone, clone, free_port, wait_for
 
 
 def changed(stack: Clone) -> set[str]:

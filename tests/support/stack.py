@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -254,6 +255,20 @@ class Stack:
         command = ["psql", "-U", "loader", "warehouse", "--tuples-only", "--no-align", "--command", sql]
         output = self.compose("exec", "-T", "warehouse", *command).stdout
         return [line.split("|") for line in output.splitlines() if line]
+
+
+class Clone(Stack):
+    """Another clone of the project, with its own `.env`."""
+
+    def script(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Runs a script as make does: without the packages of the tests."""
+        command = [sys.executable, "-m", f"scripts.{name}"]
+        return subprocess.run(
+            command, cwd=self.root, env=shell_environment(), capture_output=True, text=True, timeout=900
+        )
+
+    def make_up(self) -> subprocess.CompletedProcess[str]:
+        return self.script("up")
 
 
 def shell_environment() -> dict[str, str]:
