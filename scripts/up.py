@@ -120,7 +120,10 @@ def health_check(container: str) -> str:
 def missing_secrets(services: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each source without a secret, with the settings that its container has."""
     for location in sorted(path.parent.name for path in ROOT.glob("code_locations/*/env.list")):
-        yield from sources.missing_secrets(location, services.get(location, {}).get("environment", {}))
+        service = services.get(location, {})
+        yield from sources.missing_secrets(
+            location, service.get("environment") or {}, set(sources.secret_files(service))
+        )
 
 
 def load_errors(address: str, timeout: float = 60) -> list[str]:

@@ -91,7 +91,33 @@ def test_a_source_without_a_secret_is_named(tmp_path: Path, settings: dict[str, 
         "SOURCES__FILESYSTEM__BUCKET_URL\nSOURCES__FILESYSTEM__CREDENTIALS__AWS_SECRET_ACCESS_KEY\n"
     )
 
-    assert list(sources.missing_secrets("support", settings, tmp_path)) == sentences
+    assert list(sources.missing_secrets("support", settings, root=tmp_path)) == sentences
+
+
+def test_a_secret_in_a_file_or_a_secrets_manager_is_not_missing(tmp_path: Path) -> None:
+    """`docker compose config` shows a service's secrets and folders. The file's name is the variable's, with dashes."""
+    folder = tmp_path / "code_locations" / "support"
+    folder.mkdir(parents=True)
+    (folder / "env.list").write_text("SOURCES__ZENDESK__API_KEY\nSOURCES__CRM__API_KEY\nSOURCES__ERP__PASSWORD\n")
+    (tmp_path / "sources--crm--api-key").touch()
+    service = {
+        "secrets": [{"source": "sources--zendesk--api-key"}, {"source": "erp", "target": "/run/secrets/other"}],
+        "volumes": [
+            {"type": "bind", "source": str(tmp_path), "target": "/run/secrets"},
+            {"type": "volume", "source": "duckdb", "target": "/app/data"},
+        ],
+    }
+    files = set(sources.secret_files(service))
+
+    def named(**settings: str) -> list[str]:
+        return [line.partition(":")[0] for line in sources.missing_secrets("support", settings, files, tmp_path)]
+
+    assert named() == ["erp"]
+    assert named(PROVIDERS__ENABLE_AWS_SECRETS="false") == ["erp"]
+    assert named(PROVIDERS__ENABLE_AWS_SECRETS="true") == []
+    assert set(sources.secret_files({"secrets": [{"source": "erp", "target": "sources--erp--password"}]})) == {
+        "sources--erp--password"
+    }
 
 
 def test_the_shipped_settings_leave_no_source_without_a_secret_or_a_stand_in() -> None:
