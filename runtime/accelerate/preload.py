@@ -22,11 +22,12 @@ from dlt.common.destination import Destination
 
 from runtime import accelerate
 from runtime.instance import storage
-from runtime.load import checks, resource, translator, warehouse
+from runtime.load import checks, providers, resource, translator, warehouse
 
 accelerate.install()  # before a run opens its instance, for the sake of connections
 multiprocessing.set_forkserver_preload(["__main__"])  # the default again: a pool that a run starts needs none of this
 if warehouse.warehouse_name() in ("duckdb", "postgres"):
-    destination: Any = Destination.from_reference(warehouse.warehouse_name())
+    with providers.without_vaults():
+        destination: Any = Destination.from_reference(warehouse.warehouse_name())
     _ = destination.client_class  # imports the driver
 gc.freeze()  # else the garbage collector writes to every object, which copies the memory that forks share

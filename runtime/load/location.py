@@ -18,6 +18,7 @@ from runtime.load import retries
 from runtime.load.advice import advice
 from runtime.load.assets import with_readable_metadata
 from runtime.load.directories import data_directory
+from runtime.load.providers import vaults_at_import
 from runtime.load.resource import IsolatedDltResource
 
 # In-process: the default executor starts an interpreter for each step. Pools limit steps within one process, too.
@@ -54,7 +55,7 @@ def isolated_imports(package: str) -> Iterator[None]:
 
     names["__getattr__"] = isolated  # Python asks it for the modules that the package has not imported yet (PEP 562)
     try:
-        with _import_lock():
+        with _import_lock(), vaults_at_import():
             yield
     finally:
         del names["__getattr__"]

@@ -11,6 +11,8 @@ from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.toml import SettingsTomlProvider
 from dlt.common.configuration.specs import PluggableRunContext
 
+from runtime.load.providers import without_vaults
+
 DLT_VARIABLE = re.compile(r"(^|__)(SOURCES|DESTINATION)__")
 SOURCE_VARIABLE = re.compile(r"(^|__)SOURCES__")
 
@@ -24,7 +26,9 @@ def drop_placeholders() -> None:
     for name, value in list(os.environ.items()):
         if is_placeholder(value, name):
             del os.environ[name]
-    for provider in Container()[PluggableRunContext].providers.providers:
+    with without_vaults():
+        providers = Container()[PluggableRunContext].providers.providers
+    for provider in providers:
         if isinstance(provider, SettingsTomlProvider):  # .dlt/config.toml and .dlt/secrets.toml
             for *sections, key in _placeholders(tomllib.loads(provider.to_toml())):
                 provider.set_value(key, None, None, *sections)

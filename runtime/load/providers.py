@@ -1,12 +1,17 @@
-"""Where dlt looks for its configuration, besides variables and files. Each holds for the time of a load."""
+"""Where dlt looks for its configuration, besides variables and files, and when."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers import ConfigProvider
+from dlt.common.configuration.providers.vault import VaultDocProvider
 from dlt.common.configuration.specs import PluggableRunContext
+from dlt.common.configuration.specs.base_configuration import is_secret_hint
+
+VAULTS = ("PROVIDERS__ENABLE_AWS_SECRETS", "PROVIDERS__ENABLE_GOOGLE_SECRETS")
 
 
 @contextmanager
@@ -28,6 +33,34 @@ def asked_first(provider: ConfigProvider) -> Iterator[None]:
         yield
     finally:
         providers.remove(provider)
+
+
+@contextmanager
+def without_vaults() -> Iterator[None]:
+    """Within it, dlt may be set up: it asks a vault as soon as it has one, and fails if the vault does not answer."""
+    hidden = {name: os.environ.pop(name) for name in VAULTS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+        if hidden:
+            Container()[PluggableRunContext].providers.add_extras()
+
+
+@contextmanager
+def vaults_at_import() -> Iterator[None]:
+    """Within it, dlt asks a vault for nothing but a secret that a source demands.
+
+    dlt asks for every setting: a vault that is away would take the whole location with it, and what it said at import
+    would hold until the location restarts.
+    """
+    providers = _providers()
+    before = list(providers)
+    providers[:] = [AtImport(one) if isinstance(one, VaultDocProvider) else one for one in before]
+    try:
+        yield
+    finally:
+        providers[:] = before
 
 
 def _providers() -> list[ConfigProvider]:
@@ -57,3 +90,22 @@ class Alias(ConfigProvider):
                 if found[0] is not None:
                     break
         return found
+
+
+class AtImport(ConfigProvider):
+    """A vault that answers for the secrets of sources alone."""
+
+    supports_secrets = True
+    supports_sections = True
+
+    def __init__(self, vault: VaultDocProvider) -> None:
+        self.vault = vault
+
+    @property
+    def name(self) -> str:
+        return self.vault.name
+
+    def get_value(self, key: str, hint: type[Any], pipeline_name: str | None, *sections: str) -> tuple[Any, str]:
+        if "sources" in sections and is_secret_hint(hint):
+            return self.vault.get_value(key, hint, pipeline_name or "", *sections)
+        return None, key
