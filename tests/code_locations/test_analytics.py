@@ -267,6 +267,19 @@ def test_rows_of_an_incomplete_load_do_not_count_and_a_nested_table_may_be_missi
 
 
 @pytest.mark.timeout(300)
+def test_a_team_that_leaves_out_personal_data_has_its_marts(warehouse: Warehouse) -> None:
+    warehouse.sql("ALTER TABLE raw_hubspot.contacts DROP COLUMN email")
+    for table in ("raw_sql_database.customers", "raw_stripe_eu.customer"):
+        warehouse.sql(f"ALTER TABLE {table} DROP COLUMN name")
+    warehouse.dbt("build", "--select", "+customers")
+
+    assert warehouse.sql("SELECT contact_id, email FROM staging.stg_hubspot__contacts") == [("1", None)]
+    assert warehouse.sql("SELECT email, in_shop, in_stripe, in_hubspot FROM marts.customers") == [
+        ("ada@example.com", True, True, False)
+    ]
+
+
+@pytest.mark.timeout(300)
 def test_a_failed_model_or_test_is_the_first_line_of_the_failure(warehouse: Warehouse) -> None:
     warehouse.sql("UPDATE raw_sql_database.orders SET status = 'lost' WHERE id = 1")
     report = warehouse.build("marts/orders", days=DAYS)

@@ -24,3 +24,16 @@
         {%- endfor %} where false
     {%- endif -%}
 {%- endmacro %}
+
+{#
+    A column with personal data, null if the load leaves it out (docs/shapes.md): models and marts stay the same.
+    A relation that is missing has no columns either, and is named when the model is built.
+#}
+{% macro personal(source_name, table, column) -%}
+    {%- set columns = adapter.get_columns_in_relation(source(source_name, table)) if execute else [] -%}
+    {%- if not execute or column in columns | map(attribute="name") | map("lower") -%}
+        {{ column }}
+    {%- else -%}
+        cast(null as varchar)
+    {%- endif -%}
+{%- endmacro %}

@@ -15,8 +15,8 @@
 {% macro stripe_customers(account) -%}
     select
         id as customer_id,
-        lower(email) as email,
-        name,
+        lower({{ personal(account, "customer", "email") }}) as email,
+        {{ personal(account, "customer", "name") }} as name,
         created as created_at
     from ({{ complete_loads(account, "customer") }}) as customers
 {%- endmacro %}

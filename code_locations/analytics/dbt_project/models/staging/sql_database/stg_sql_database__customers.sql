@@ -1,5 +1,5 @@
 select
     id as customer_id,
-    lower(email) as email,
-    name
+    lower({{ personal("sql_database", "customers", "email") }}) as email,
+    {{ personal("sql_database", "customers", "name") }} as name
 from {{ source("sql_database", "customers") }}
