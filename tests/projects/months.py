@@ -9,7 +9,7 @@ import dlt
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator, dlt_assets
 
 MONTHS = dg.MonthlyPartitionsDefinition(start_date="2026-01-01", end_date="2026-07-01")
-PARTITIONS = MONTHS.get_partition_keys()
+RUNS = [{"partition_key": month} for month in MONTHS.get_partition_keys()]
 DATASET = "bank"
 
 

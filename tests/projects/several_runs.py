@@ -8,7 +8,8 @@ import dlt
 from dagster_dlt import DagsterDltResource, DagsterDltTranslator
 from dagster_dlt.translator import DltResourceTranslatorData
 
-PARTITIONS = ["africa", "america", "antarctica", "asia", "europe", "oceania"]
+REGIONS = ["africa", "america", "antarctica", "asia", "europe", "oceania"]
+RUNS = [{"partition_key": region} for region in REGIONS]
 TABLES = {"accounts": 40, "contacts": 90}
 DATASET = "crm"
 
@@ -31,7 +32,7 @@ def definitions(resource: DagsterDltResource, **folder: Any) -> dg.Definitions:
     @dg.multi_asset(
         specs=[dg.AssetSpec(["crm", table]) for table in TABLES],
         name="crm",
-        partitions_def=dg.StaticPartitionsDefinition(PARTITIONS),
+        partitions_def=dg.StaticPartitionsDefinition(REGIONS),
     )
     def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[Any]:
         for table in TABLES:

@@ -13,7 +13,7 @@ PAIRS = dg.MultiPartitionsDefinition(
         "endpoint": dg.StaticPartitionsDefinition(["invoices", "refunds"]),
     }
 )
-PARTITIONS = PAIRS.get_partition_keys()
+RUNS = [{"partition_key": pair} for pair in PAIRS.get_partition_keys()]
 DATASET = "billing"
 
 

