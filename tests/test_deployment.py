@@ -30,6 +30,7 @@ INTERNAL = {
     "DAGSTER_CURRENT_IMAGE",
     "DAGSTER_HOME",
     "DLT_DATA_DIR",
+    "USER_HEADER",
 }
 IN_CODE = r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\""
 
