@@ -41,7 +41,7 @@ class ErpTranslator(DagsterDltTranslator):
 
 
 @dlt.source(name="erp")
-def erp(name: str, key: Any = None, cursor: str | None = None, disposition: str = "merge") -> Any:
+def erp(name: str, key: Any = None, cursor: str | None = None, disposition: Any = "merge") -> Any:
     return sql_table(
         sa.create_engine("sqlite://", creator=erp_database, poolclass=sa.NullPool),
         table=name,
