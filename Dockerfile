@@ -14,7 +14,8 @@ RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     mkdir /groups && export="uv export --quiet --locked --no-emit-project" \
  && $export --no-default-groups --group verified --output-file /dagster.txt \
  && $export --only-group sandbox --output-file /sandbox.txt \
- && $export --only-group analytics --output-file /groups/analytics.txt
+ && $export --only-group analytics --output-file /groups/analytics.txt \
+ && $export --only-group platform --output-file /groups/platform.txt
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /

@@ -22,6 +22,7 @@ MAY_KNOW = {
     "engineering": {INSTANCE, WAREHOUSE, SOURCE},
     "learning": {INSTANCE, WAREHOUSE, SOURCE},
     "operations": {INSTANCE, WAREHOUSE, READER},
+    "platform": {INSTANCE, WAREHOUSE},
     "revenue": {INSTANCE, WAREHOUSE, SOURCE},
 }
 # Everything that a process wrote: files and traces of failed loads, captured logs, temporary files.

@@ -1,0 +1,8 @@
+"""Table of contents of the platform location: each module exports its own `defs`."""
+
+from runtime.load import location
+
+with location.isolated_imports(__package__):
+    from code_locations.platform import heartbeat
+
+defs = location.merge(heartbeat.defs)
