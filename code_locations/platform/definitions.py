@@ -3,6 +3,6 @@
 from runtime.load import location
 
 with location.isolated_imports(__package__):
-    from code_locations.platform import heartbeat
+    from code_locations.platform import alerts, heartbeat
 
-defs = location.merge(heartbeat.defs)
+defs = location.merge(alerts.defs, heartbeat.defs)
