@@ -16,7 +16,7 @@ FOLDERS = ("runtime", "dlt_sources", "code_locations", "scripts")
 LIBRARIES = ("dagster", "dagster_dlt", "dagster_postgres", "dagster_shared", "dlt")
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 SET = re.compile(r"self\.(_\w+)(?:: [^=\n]+)? = ")
-PYTHONS_OWN = {"_abc_impl", "_is_protocol"}
+PYTHONS_OWN = {"_abc_impl", "_exit", "_is_protocol"}
 ROW = re.compile(r"^\| .* \|$", re.MULTILINE)
 
 
