@@ -13,7 +13,7 @@ def test_one_click_on_the_last_mart_loads_every_location_and_marts_agree_with_th
 
     assert [stack.failures(run["runId"]) for run in runs if run["status"] != "SUCCESS"] == []
     assert stack.backfill_now(backfill)["status"] == "COMPLETED_SUCCESS"
-    assert {run["repositoryOrigin"]["repositoryLocationName"] for run in runs} == set(LOCATIONS)
+    assert {run["repositoryOrigin"]["repositoryLocationName"] for run in runs} == set(LOCATIONS) - {"platform"}
     assert len(runs) < 30  # all days of a table are one run
     materialized = stack.materialized()
     assert [key for key in assets if key not in materialized] == []
