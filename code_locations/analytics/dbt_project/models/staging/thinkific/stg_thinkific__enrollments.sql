@@ -1,3 +1,5 @@
+-- The test of course_id reads the courses, so whoever builds this model and its upstream has to build them.
+-- depends_on: {{ ref("stg_thinkific__courses") }}
 select
     id as enrollment_id,
     course_id,
