@@ -8,11 +8,15 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.tags import REPORTING_USER_TAG, USER_TAG
 from dagster._core.workspace.context import BaseWorkspaceRequestContext, WorkspaceRequestContext
 
+from runtime.instance import backfills
+
 if TYPE_CHECKING:
     from dagster._core.execution.backfill import PartitionBackfill
     from dagster_graphql.schema.util import ResolveInfo
 
 UNKNOWN = "unknown"
+
+backfills.install()  # `make dev` has no storage of ours that would do so
 
 
 class UserRunCoordinator(QueuedRunCoordinator[Any]):

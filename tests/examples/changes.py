@@ -211,8 +211,8 @@ def explained() -> Iterator[None]:
             raise
         raise PermanentSourceError(
             "A row was updated whose long text or json did not change: Postgres leaves such a value out, and the "
-            "source cannot read on. Move the column to another table, or load the table by a cursor (sql_tables): remove "
-            "it from TABLES, and materialize the asset with reload: true."
+            "source cannot read on. Move the column to another table, or load the table by a cursor (sql_tables): "
+            "remove it from TABLES, and materialize the asset with reload: true."
         ) from error
 
 
