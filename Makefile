@@ -3,10 +3,10 @@
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
 
-CLONE_TESTS := tests/stack/test_up.py tests/stack/test_doctor.py # after the others: two stacks at once are slow
+CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
 .DEFAULT_GOAL := help
-.PHONY: help up down doctor proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
+.PHONY: help up down deploy doctor proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -16,6 +16,9 @@ up: ## start everything in Docker, wait until it is healthy, print the address a
 
 down: ## stop everything in Docker and keep the data
 	docker compose down
+
+deploy: ## LOCATION=…: build one location and replace its container; put the old one back if it does not load
+	@python3 -m scripts.deploy $(LOCATION)
 
 doctor: ## say what is wrong with the stack in Docker, and what to do about it
 	@python3 -m scripts.doctor

@@ -84,12 +84,7 @@ class Stack:
         """The webserver's answer, or None."""
         if not self.is_running("webserver"):
             return None
-        for _ in range(2):  # the first may meet a connection that a restart of Postgres has closed
-            done = run("docker", "compose", "exec", "-T", "webserver", "python", "-c", ASK, text=STATUS)
-            answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-            if found := answer.get("data"):
-                return dict(found)
-        return None
+        return ask(STATUS)
 
 
 def main() -> int:
@@ -331,6 +326,16 @@ def schema(stack: Stack) -> Iterator[Finding]:
     found = set(re.findall(r"current: (\w+)", done.stdout)) - set(re.findall(r"latest: (\w+)", done.stdout))
     if found:
         yield Finding("schema", "Dagster's tables are older than its code.", "Run `docker compose up migrate`.")
+
+
+def ask(query: str) -> dict[str, Any] | None:
+    """The data that the webserver answers a GraphQL query with, or None."""
+    for _ in range(2):  # the first may meet a connection that a restart of Postgres has closed
+        done = run("docker", "compose", "exec", "-T", "webserver", "python", "-c", ASK, text=query)
+        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        if found := answer.get("data"):
+            return dict(found)
+    return None
 
 
 def run(*command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

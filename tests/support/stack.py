@@ -271,12 +271,18 @@ class Stack:
 class Clone(Stack):
     """Another clone of the project, with its own `.env`."""
 
-    def script(self, name: str) -> subprocess.CompletedProcess[str]:
+    def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a script as make does: without the packages of the tests."""
-        command = [sys.executable, "-m", f"scripts.{name}"]
+        command = [sys.executable, "-m", f"scripts.{name}", *arguments]
         return subprocess.run(
             command, cwd=self.root, env=shell_environment(), capture_output=True, text=True, timeout=900
         )
+
+    def image(self, service: str) -> str:
+        """The image that a service's container runs."""
+        container = self.container_ids()[service]
+        command = ["docker", "inspect", "--format", "{{.Image}}", container]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def make_up(self) -> subprocess.CompletedProcess[str]:
         return self.script("up")
