@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,10 @@ LOG_LINES = 15
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colors
 LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
     __typename ... on PythonError { message causes { message } } } } } } }"""
+ASK = """import sys, urllib.request as u
+body, headers = sys.stdin.buffer.read() or None, {"Content-Type": "application/json"}
+request = u.Request("http://127.0.0.1:3000" + sys.argv[1], body, headers)
+sys.stdout.buffer.write(u.urlopen(request, timeout=30).read())"""
 LAST_LOADS = """{ assetNodes { assetMaterializations(limit: 1) {
     metadataEntries { label ... on TextMetadataEntry { text } } } } }"""
 
@@ -33,22 +36,25 @@ def main() -> int:
     config = json.loads(compose("config", "--format", "json"))
     demand_own_project(config["name"])
     services = config["services"]
-    port = int(services["webserver"]["ports"][0]["published"])
-    if running_port() != port:
-        port_is_free.demand(port)
-    address = f"http://127.0.0.1:{port}"
+    if ports := services["webserver"].get("ports"):
+        port = int(ports[0]["published"])
+        if running_port() != port:
+            port_is_free.demand(port)
+        address = f"http://127.0.0.1:{port}"
+    else:
+        address = login_address(services["caddy"])
 
     problems: list[str] = []
     if not start():
         # A container that was slow may be healthy by now. A build that failed fails again.
         problems = list(unhealthy_services()) or ([] if start() else ["docker compose up failed, see above."])
     hints = list(missing_secrets(services))
-    if answers(address):
-        problems += load_errors(address)
-        hints += stale_loads(address, services)
+    if answers():
+        problems += load_errors()
+        hints += stale_loads(services)
     for line in [*problems, *hints]:
         print(line)
-    print(f"Dagster is at {address}" if answers(address) else f"Dagster will be at {address} when its webserver is up.")
+    print(f"Dagster is at {address}" if answers() else f"Dagster will be at {address} when its webserver is up.")
     return 1 if problems else 0
 
 
@@ -82,6 +88,12 @@ def running_port() -> int | None:
     command = ["docker", "compose", "port", "webserver", "3000"]
     output = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return int(output.rpartition(":")[2]) if output else None
+
+
+def login_address(caddy: Mapping[str, Any]) -> str:
+    """Where the UI is if compose.login.yml is in use: the webserver itself has no published port."""
+    port = caddy["ports"][0]["published"]
+    return f"https://{caddy['environment']['LOGIN_DOMAIN']}" + ("" if port == "443" else f":{port}")
 
 
 def start() -> bool:
@@ -126,11 +138,11 @@ def missing_secrets(services: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def load_errors(address: str, timeout: float = 60) -> list[str]:
+def load_errors(timeout: float = 60) -> list[str]:
     """A sentence for each location whose code does not load. Waits while the webserver connects to the locations."""
     deadline = time.monotonic() + timeout
     while True:
-        entries = graphql(address, LOCATIONS)["workspaceOrError"]["locationEntries"]
+        entries = graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
         found = {entry["name"]: root_cause(entry["locationOrLoadError"]) for entry in entries}
         waiting = [error for error in found.values() if "loading" in error or "Could not reach" in error]
         if not waiting or time.monotonic() > deadline:
@@ -147,14 +159,14 @@ def root_cause(entry: dict[str, Any] | None) -> str:
     return str(messages[-1]).strip()
 
 
-def stale_loads(address: str, services: Mapping[str, Any]) -> Iterator[str]:
+def stale_loads(services: Mapping[str, Any]) -> Iterator[str]:
     """A sentence if assets were last loaded into another destination than the one that WAREHOUSE names now."""
     [warehouse] = {
         s["environment"]["WAREHOUSE"] for s in services.values() if "WAREHOUSE" in (s.get("environment") or {})
     }
     destinations = Counter(
         entry["text"]
-        for node in graphql(address, LAST_LOADS)["assetNodes"]
+        for node in graphql(LAST_LOADS)["assetNodes"]
         for materialization in node["assetMaterializations"]
         for entry in materialization["metadataEntries"]
         if entry["label"] == "destination_name" and entry["text"] != warehouse
@@ -166,20 +178,23 @@ def stale_loads(address: str, services: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def graphql(address: str, query: str) -> Any:
-    body = json.dumps({"query": query}).encode()
-    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)["data"]
+def graphql(query: str) -> Any:
+    return json.loads(ask("/graphql", json.dumps({"query": query})))["data"]
 
 
-def answers(address: str) -> bool:
+def answers() -> bool:
     """Whether the webserver is up."""
     try:
-        urllib.request.urlopen(f"{address}/server_info", timeout=5).close()
-    except OSError:
+        ask("/server_info")
+    except subprocess.CalledProcessError:
         return False
     return True
+
+
+def ask(path: str, body: str = "") -> str:
+    """What the webserver answers, asked from inside its container: with a login, it cannot be reached from outside."""
+    command = ["docker", "compose", "exec", "-T", "webserver", "python", "-c", ASK, path]
+    return subprocess.run(command, input=body, check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":
