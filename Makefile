@@ -6,7 +6,7 @@ RUN := $(UV) run --locked --no-sync
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
+.PHONY: help up down deploy doctor user proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,6 +22,9 @@ deploy: ## LOCATION=…: build one location and replace its container; put the o
 
 doctor: ## say what is wrong with the stack in Docker, and what to do about it
 	@python3 -m scripts.doctor
+
+user: ## add a user to the login, or change it: NAME=ann, GROUP=viewers (the default), editors, or none to remove; no NAME: list
+	@docker compose --file docker-compose.yml --file compose.login.yml run --rm --no-deps login user "$(NAME)" "$(GROUP)"
 
 proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof

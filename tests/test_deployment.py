@@ -16,6 +16,10 @@ from scripts import location_code
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 READ: dict[str, Any] = yaml.safe_load((ROOT / "compose.read.yml").read_text())
+# Compose's own tags set a list anew; here their values are read as they stand.
+LOGIN_TEXT = re.sub(r"!(reset|override) ", "", (ROOT / "compose.login.yml").read_text())
+LOGIN: dict[str, Any] = yaml.safe_load(LOGIN_TEXT)
+SSO: dict[str, Any] = yaml.safe_load((ROOT / "compose.sso.yml").read_text())
 WORKSPACE: dict[str, Any] = yaml.safe_load((ROOT / "workspace.yaml").read_text())
 EXAMPLE = (ROOT / ".env.example").read_text()
 CODE = ROOT / "code_locations"
@@ -159,9 +163,9 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), "warehouse-reader"])
+@pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), "warehouse-reader", "caddy", "login"])
 def test_a_service_is_hardened(name: str) -> None:
-    service = (READ["services"] | COMPOSE["services"])[name]
+    service = (READ["services"] | LOGIN["services"] | COMPOSE["services"])[name]
 
     assert service["read_only"]
     assert service["init"]
@@ -189,6 +193,19 @@ def test_the_override_for_readers_publishes_only_the_warehouse_and_only_on_loopb
     ports = {name: service["ports"] for name, service in READ["services"].items() if "ports" in service}
 
     assert ports == {"warehouse": ["127.0.0.1:${WAREHOUSE_PORT:-5432}:5432"]}
+
+
+def test_with_a_login_only_caddy_is_published_and_the_webservers_trust_its_header() -> None:
+    """The header names the user. A webserver that trusts it must not be reachable but through Caddy."""
+    ports = {name for name, service in LOGIN["services"].items() if service.get("ports")}
+    trusting = {name for name, service in LOGIN["services"].items() if "USER_HEADER" in environment(service)}
+
+    assert ports == {"caddy"}
+    assert trusting == {"webserver", "webserver-viewers"}
+    assert all(LOGIN["services"][name]["networks"] == ["instance", "login"] for name in trusting)
+    assert "--read-only" in LOGIN["services"]["webserver-viewers"]["command"]
+    assert not any("ports" in service for service in SSO["services"].values())
+    assert "USER_HEADER" not in (ROOT / "docker-compose.yml").read_text() + (ROOT / "compose.sso.yml").read_text()
 
 
 def test_dagsters_postgres_has_a_connection_for_every_process_that_needs_one() -> None:
@@ -241,8 +258,9 @@ def test_a_location_gets_every_variable_that_its_code_reads(name: str) -> None:
 
 def test_the_example_has_every_variable_of_the_deployment_and_none_that_nobody_reads() -> None:
     """Variables of a location may be in the example, but env.list is enough."""
+    overrides = ("compose.login.yml", "compose.read.yml", "compose.sso.yml")
     documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
-    compose = (ROOT / "docker-compose.yml").read_text() + (ROOT / "compose.read.yml").read_text()
+    compose = "".join((ROOT / name).read_text() for name in ["docker-compose.yml", *overrides])
     in_compose = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+)", compose))
     passed_on = {key for s in COMPOSE["services"].values() for key, value in environment(s).items() if value is None}
     in_code = found_in(IN_CODE, ROOT / "runtime", ROOT / "sandbox", ROOT / "scripts")
