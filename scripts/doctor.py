@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,12 +41,6 @@ STATUS = """{
     ... on RepositoryLocation { dagsterLibraryVersions { name version } }
     ... on PythonError { message causes { message } } } } } }
 }"""
-ASK = """
-import json, sys, urllib.request as u
-body = json.dumps({"query": sys.stdin.read()}).encode()
-request = u.Request("http://127.0.0.1:3000/graphql", body, {"Content-Type": "application/json"})
-print(u.urlopen(request, timeout=25).read().decode())
-"""
 SCHEMA = "import dagster; print(dagster.DagsterInstance.get().schema_str())"
 
 
@@ -331,10 +326,9 @@ def schema(stack: Stack) -> Iterator[Finding]:
 def ask(query: str) -> dict[str, Any] | None:
     """The data that the webserver answers a GraphQL query with, or None."""
     for _ in range(2):  # the first may meet a connection that a restart of Postgres has closed
-        done = run("docker", "compose", "exec", "-T", "webserver", "python", "-c", ASK, text=query)
-        answer: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        if found := answer.get("data"):
-            return dict(found)
+        with suppress(subprocess.CalledProcessError):
+            if found := up.graphql(query):
+                return dict(found)
     return None
 
 
