@@ -25,12 +25,13 @@ SETTLED_SECONDS = 5.0  # an event may become visible after one with a higher num
 REPEAT_SECONDS = 3600.0
 FORGOTTEN_SECONDS = 30 * 24 * 3600.0
 MOST_PROBLEMS = 200  # that are open at the same time. Of more, the oldest are forgotten: their recovery is not reported
-MOST_PARTITIONS = 100
+MOST_PARTITIONS = 100  # of a problem. With more, it is never well again: it is not known which ones those are
 MOST_RETRYING = 1000
 MOST_BACKFILLS = 50
 FAILED_TICKS = {"SENSOR": 3, "SCHEDULE": 1}  # in a row. A sensor's next tick is soon, a schedule's may be tomorrow
 LONGEST_SENTENCE = 500
 ASSET, JOB = "asset ", "job "  # the subjects of runs
+MORE = "…"
 
 
 @dataclass
@@ -131,9 +132,8 @@ class Look:
             elif known := self.state.problems.get(finding.key):
                 known.count, known.unreported, known.last = known.count + 1, known.unreported + 1, self.now
                 known.link, known.launched_by, known.sentence = finding.link, finding.launched_by, finding.sentence
-                new = [partition for partition in finding.partitions if partition not in known.partitions]
-                # What is beyond the limit is never well again: it is not known which partitions those are.
-                known.partitions += new if len(known.partitions) < MOST_PARTITIONS else ["…"]
+                if not {MORE, *finding.partitions} & set(known.partitions):
+                    known.partitions += finding.partitions if len(known.partitions) < MOST_PARTITIONS else [MORE]
             else:
                 finding.since = finding.last = self.now
                 self.state.problems[finding.key] = finding
@@ -218,7 +218,8 @@ class Look:
 
     def _has_failed_runs(self) -> bool:
         """Whether the success of a run can end a problem. Otherwise its assets need not be looked up."""
-        return any(problem.subjects[0].startswith((ASSET, JOB)) for problem in self.state.problems.values())
+        subjects = (subject for problem in self.state.problems.values() for subject in problem.subjects)
+        return any(subject.startswith((ASSET, JOB)) for subject in subjects)
 
     def _check(self, evaluation: dg.AssetCheckEvaluation, run: dg.DagsterRun | None) -> Problem | Well:
         asset, partition = evaluation.asset_key.to_user_string(), evaluation.partition or ""
@@ -323,7 +324,8 @@ class Look:
         times = f", {problem.count} times" if problem.count > 1 else ""
         what = problem.what[0].upper() + problem.what[1:]
         lines = [f"{what} since {moment(problem.since)}{times}: {problem.sentence}", link or problem.link]
-        return Message(f"{problem.name} is well again", "\n".join(lines), "success")
+        failed = "" if problem.reported else f" {problem.what}, and"
+        return Message(f"{problem.name}{failed} is well again", "\n".join(lines), "success")
 
     def _run_link(self, run: dg.DagsterRun) -> str:
         return f"{self.url}/runs/{run.run_id}"

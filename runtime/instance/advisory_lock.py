@@ -15,7 +15,10 @@ import psycopg2
 BEAT_SECONDS = 1.0
 # The server notices a holder whose machine is gone after 10 + 3 * 5 s, the holder a server that is gone after 8 s: it
 # stops before the lock can be another's.
-SERVERS_KEEPALIVES = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+SERVERS_KEEPALIVES = """
+SELECT pg_backend_pid(), set_config('tcp_keepalives_idle', '10', false),
+       set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false)
+"""
 KEEPALIVES: Mapping[str, int] = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -42,7 +45,7 @@ class AdvisoryLock:
 
     The lock is gone when its process or machine dies, or when Postgres restarts. Then `lost` is set and `on_lost` is
     called in that thread: somebody else may hold the lock from then on. The connection has to be one to Postgres
-    itself: behind PgBouncer in transaction mode a lock stays with a connection of the pool, and `acquire` refuses it.
+    itself: behind PgBouncer in transaction mode a lock stays with a connection of the pool, so a pooler is refused.
     """
 
     def __init__(self, url: str, name: str, on_lost: Callable[[], None] = lambda: None) -> None:
@@ -59,12 +62,13 @@ class AdvisoryLock:
         assert self._connection is None, "a lock is taken once"
         connection = self._connect()
         try:
-            if not self._taken(connection):
-                connection.close()
-                return False
+            [[taken]] = self._query(connection, "SELECT pg_try_advisory_lock(%s)", self.key)
         except BaseException:
             connection.close()
             raise
+        if not taken:
+            connection.close()
+            return False
         self._connection = connection
         self._beats = threading.Thread(target=self._beat, name=f"lock {self.name}", daemon=True)
         self._beats.start()
@@ -95,19 +99,15 @@ class AdvisoryLock:
 
     def _connect(self) -> Any:
         name = f"{self.name} on {socket.gethostname()}, pid {os.getpid()}"
-        # `options` of the URL, such as a search path, come first.
-        options = " ".join(filter(None, [psycopg2.extensions.parse_dsn(self._url).get("options"), SERVERS_KEEPALIVES]))
-        connection = psycopg2.connect(self._url, application_name=name[:63], options=options, **KEEPALIVES)
+        connection = psycopg2.connect(self._url, application_name=name[:63], **KEEPALIVES)
         connection.autocommit = True
-        return connection
-
-    def _taken(self, connection: Any) -> bool:
-        [[pid, taken]] = self._query(connection, "SELECT pg_backend_pid(), pg_try_advisory_lock(%s)", self.key)
-        if pid != connection.info.backend_pid:  # a pooler makes up a pid of its own
+        [[pid, *_]] = self._query(connection, SERVERS_KEEPALIVES)
+        if pid != connection.info.backend_pid:  # a pooler invents the number that it tells its clients
+            connection.close()
             raise RuntimeError(
-                f"The lock {self.name!r} needs a connection to Postgres itself. A pooler such as PgBouncer is between."
+                f"The lock {self.name!r} needs a connection to Postgres itself, without a pooler such as PgBouncer."
             )
-        return bool(taken)
+        return connection
 
     def _query(self, connection: Any, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:

@@ -186,6 +186,14 @@ def test_repeats_are_one_message_then_a_count_an_hour_then_the_recovery(
     assert not alerts.load(platform.instance).problems
 
 
+def test_what_failed_and_is_well_again_between_two_looks_is_one_message(platform: Platform, receiver: Receiver) -> None:
+    platform.run(error="down")
+    platform.run()
+    platform.look()
+
+    assert receiver.titles == ["shop/stock failed, and is well again"]
+
+
 def test_another_error_of_the_asset_is_another_message(platform: Platform, receiver: Receiver) -> None:
     for error in ("no space left", "no memory left"):
         platform.run(error=error)
@@ -434,17 +442,32 @@ def test_what_is_kept_and_read_is_bounded(
     assert state.outbox == []
 
 
+def test_of_more_partitions_than_are_kept_no_recovery_is_reported(
+    platform: Platform, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problems, "MOST_PARTITIONS", 1)
+    for partition in ("mon", "tue", "tue"):
+        platform.run("orders", "down", partition)
+    platform.run("orders", partition="mon")
+    platform.look()
+
+    assert receiver.titles == ["shop/orders […] failed"]
+    [problem] = alerts.load(platform.instance).problems.values()
+    assert problem.partitions == ["…"]
+
+
 def test_events_are_read_in_their_order_even_if_one_kind_has_more_than_fits(
     platform: Platform, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three failures and one recovery after the second: read by kind, the recovery would end a later failure too."""
+    """A success comes after three failures, of which only two are read at once."""
     monkeypatch.setattr(problems, "BATCH", 2)
-    for error in ("down", "down", "", "down"):
+    for error in ("first", "second", "third"):
         platform.run(error=error)
+    platform.run("orders", partition="mon")
     platform.look()
 
-    [problem] = alerts.load(platform.instance).problems.values()
-    assert problem.count == 1
+    text = json.dumps(receiver.bodies)
+    assert all(f"stock failed\\n{error}\\n" in text for error in ("first", "second", "third"))
 
 
 def test_an_event_is_read_only_after_all_events_before_it_must_be_visible(
