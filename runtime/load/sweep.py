@@ -7,14 +7,16 @@ import zlib
 from base64 import b32decode, b32encode
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import dlt
 from dagster import DagsterInstance
 from dlt.destinations.job_client_impl import SqlJobClientBase
+from dlt.destinations.sql_client import SqlClientBase
 
 from runtime.load.directories import data_directory
-from runtime.load.locks import duckdb_file_lock
+from runtime.load.locks import destination_client, duckdb_file_lock
 
 KEEP_FILES_SECONDS = 7 * 24 * 3600  # of failed runs, so that one can see what they were about to load
 SETTLED_SECONDS = 60  # the process of a run that was just marked as failed may still be ending
@@ -50,15 +52,43 @@ def sweep_staging(pipeline: dlt.Pipeline, instance: DagsterInstance, log: Callab
         with client.with_staging_dataset():
             if client.has_dataset():  # the client's own test, because not every dataset is a schema
                 client.drop_dataset()
-        pattern = re.compile(rf"{re.escape(_short(client.dataset_name))}_staging_([a-z2-7]{{29}})", re.IGNORECASE)
-        names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
-        for name in names:
-            match = pattern.fullmatch(name)
-            run_id = str(UUID(bytes=b32decode(f"{match[1].upper()}===")[:16])) if match else ""
-            if match and (_ended_seconds_ago(instance, run_id) or 0) > SETTLED_SECONDS:
-                with client.with_alternative_dataset_name(name):
-                    client.drop_dataset()
-                log(f"Dropped {name}, which a crashed run left behind.")
+        abandoned = _abandoned(client, instance, re.escape(_short(client.dataset_name)), SETTLED_SECONDS)
+        _drop(client, abandoned, log)
+
+
+def drop_abandoned_staging(
+    pipeline: dlt.Pipeline, instance: DagsterInstance, seconds: float, log: Callable[[str], None], dry_run: bool = False
+) -> list[str]:
+    """Drops the staging datasets of all sources whose runs ended so long ago. Returns their names.
+
+    A load drops those of its own source. What remains is of sources that are not loaded any more.
+    """
+    with duckdb_file_lock(pipeline, log), destination_client(pipeline) as job_client:
+        if not isinstance(job_client, SqlJobClientBase):
+            return []
+        abandoned = _abandoned(job_client.sql_client, instance, ".+", seconds)
+        if not dry_run:
+            _drop(job_client.sql_client, abandoned, log)
+        return abandoned
+
+
+def _drop(client: SqlClientBase[Any], names: list[str], log: Callable[[str], None]) -> None:
+    for name in names:
+        with client.with_alternative_dataset_name(name):
+            client.drop_dataset()
+        log(f"Dropped {name}, which a crashed run left behind.")
+
+
+def _abandoned(client: SqlClientBase[Any], instance: DagsterInstance, dataset: str, seconds: float) -> list[str]:
+    """The staging datasets of runs that ended so long ago. `dataset` is a regular expression."""
+    pattern = re.compile(rf"{dataset}_staging_([a-z2-7]{{29}})", re.IGNORECASE)
+    names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
+    runs = {
+        name: str(UUID(bytes=b32decode(f"{match[1].upper()}===")[:16]))
+        for name in names
+        if (match := pattern.fullmatch(name))
+    }
+    return [name for name, run_id in runs.items() if (_ended_seconds_ago(instance, run_id) or 0) > seconds]
 
 
 def sweep_files(instance: DagsterInstance, log: Callable[[str], None]) -> None:

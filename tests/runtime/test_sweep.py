@@ -44,6 +44,20 @@ def test_only_the_staging_of_runs_that_ended_is_dropped(warehouse: Warehouse, mo
     assert warehouse.datasets() == {"raw_colours", alive, unknown, other}
 
 
+def test_what_sources_left_that_are_not_loaded_any_more_is_dropped(warehouse: Warehouse) -> None:
+    pipeline = warehouse_pipeline("platform", "raw_dagster")
+    with dg.instance_for_test() as instance:
+        left = make_staging(run(instance, DagsterRunStatus.FAILURE), "raw_other")
+        alive = make_staging(run(instance, DagsterRunStatus.STARTED), "raw_other")
+        time.sleep(0.1)
+        assert sweep.drop_abandoned_staging(pipeline, instance, 3600, print) == []
+        assert sweep.drop_abandoned_staging(pipeline, instance, 0, print, dry_run=True) == [left]
+        assert warehouse.datasets() == {left, alive}
+        assert sweep.drop_abandoned_staging(pipeline, instance, 0, print) == [left]
+
+    assert warehouse.datasets() == {alive}
+
+
 def test_a_run_that_has_just_ended_is_left_in_peace(warehouse: Warehouse) -> None:
     with dg.instance_for_test() as instance:
         staging = make_staging(run(instance, DagsterRunStatus.FAILURE))
