@@ -6,7 +6,7 @@ RUN := $(UV) run --locked --no-sync
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor user proof demo dev check format test test-slow test-stack test-plain test-upstream chaos stress bench bench-small clean
+.PHONY: help up down deploy doctor restore user proof demo dev check format test test-slow test-stack test-plain test-upstream chaos soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,6 +25,9 @@ doctor: ## say what is wrong with the stack in Docker, and what to do about it
 
 user: ## add a user to the login, or change it: NAME=ann, GROUP=viewers (the default), editors, or none to remove; no NAME: list
 	@docker compose --file docker-compose.yml --file compose.login.yml run --rm --no-deps login user "$(NAME)" "$(GROUP)"
+
+restore: ## put a backup into the databases of the stack, after a question (FROM=… names another than the latest)
+	@python3 -m scripts.restore
 
 proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof
@@ -68,6 +71,9 @@ test-upstream: $(UV) ## run the suites of Dagster and dlt against the libraries 
 
 chaos: .venv/synced ## kill each part of the stack during a backfill and print how long each recovery takes
 	$(RUN) pytest tests/stack/test_chaos.py
+
+soak: .venv/synced ## write and prune a week of runs (SOAK_RUNS=… a day), and print how the tables level off
+	SOAK_RUNS=$${SOAK_RUNS:-500} $(RUN) pytest --capture no --timeout 7200 tests/code_locations/test_platform_pruning.py -k level_off
 
 stress: .venv/synced ## load 24 partitions with 6 parallel runs, 10 times on Postgres and DuckDB; then crash at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
