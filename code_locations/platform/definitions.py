@@ -3,6 +3,6 @@
 from runtime.load import location
 
 with location.isolated_imports(__package__):
-    from code_locations.platform import alerts, backups, heartbeat, pruning
+    from code_locations.platform import alerts, backups, figures, heartbeat, pruning
 
-defs = location.merge(alerts.defs, backups.defs, heartbeat.defs, pruning.defs)
+defs = location.merge(alerts.defs, backups.defs, figures.defs, heartbeat.defs, pruning.defs)
