@@ -17,8 +17,11 @@ import psycopg2
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dlt.sources.credentials import ConnectionStringCredentials
 from dlt.sources.sql_database import sql_table
-from dlt_sources.verified.pg_replication import replication_resource
-from dlt_sources.verified.pg_replication.helpers import advance_slot, init_replication
+from dlt_sources.verified.pg_replication import replication_resource  # type: ignore[import-untyped, unused-ignore]
+from dlt_sources.verified.pg_replication.helpers import (  # type: ignore[import-untyped, unused-ignore]
+    advance_slot,
+    init_replication,
+)
 from pydantic import Field
 
 from dlt_sources import settings
@@ -40,10 +43,18 @@ SELECT wanted, CASE
   WHEN NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary) THEN 'has no primary key'
   WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attgenerated <> '')
     THEN 'has a generated column, which changes do not contain'
+  WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+      AND NOT a.atttypid = ANY(%s::regtype[]))
+    THEN 'has a column of a type that changes bring in another form or not at all: real, interval, an array, an enum'
   WHEN EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname IN ('lsn', 'deleted_ts'))
     THEN 'has a column lsn or deleted_ts, which the source overwrites'
 END
 FROM unnest(%s) wanted LEFT JOIN pg_class t ON t.relname = wanted AND t.relnamespace = %s::regnamespace"""
+# The types that come as changes just as they are read.
+TYPES = [
+    *("bool", "int2", "int4", "int8", "float8", "numeric", "text", "varchar", "bpchar", "bytea", "uuid"),
+    *("date", "time", "timestamp", "timestamptz", "json", "jsonb"),
+]
 UNPUBLISHED = """
 SELECT wanted FROM unnest(%s) wanted WHERE NOT EXISTS (
   SELECT FROM pg_publication_tables WHERE pubname = %s AND schemaname = %s AND tablename = wanted)"""
@@ -94,7 +105,7 @@ class Database:
     def prepare(self, is_first: bool, reset: bool) -> None:
         """Checks the tables. Before the first load, makes the publication and the slot, if there are none yet."""
         tables = list(TABLES)
-        if unfit := [f"{table} {problem}" for table, problem in self.rows(UNFIT, tables, SCHEMA) if problem]:
+        if unfit := [f"{table} {problem}" for table, problem in self.rows(UNFIT, TYPES, tables, SCHEMA) if problem]:
             raise PermanentSourceError(
                 f"Cannot load the changes: {'; '.join(unfit)}. Change it or remove it from TABLES."
             )
@@ -211,8 +222,8 @@ def explained() -> Iterator[None]:
             raise
         raise PermanentSourceError(
             "A row was updated whose long text or json did not change: Postgres leaves such a value out, and the "
-            "source cannot read on. Move the column to another table, or load the table by a cursor (sql_tables): "
-            "remove it from TABLES, and materialize the asset with reload: true."
+            "source cannot read on. Move the column to another table; or remove the table from TABLES, load it by a "
+            "cursor (sql_tables), and materialize this asset with reload: true."
         ) from error
 
 
@@ -229,13 +240,14 @@ pipeline = warehouse_pipeline(SOURCE, f"raw_{SOURCE}")
 def shop_changes_assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource, config: Options) -> Iterator[Any]:
     refresh = "drop_resources" if config.reload else None
     for event in dlt.run(context=context, dlt_source=shop_changes(config.reload), refresh=refresh):
-        yield event._replace(metadata={**event.metadata, **lag_of(pipeline)})
+        yield event._replace(metadata=dict[str, Any](event.metadata or {}) | lag_of(pipeline))
 
 
 def lag_of(loaded: dlt.Pipeline) -> dict[str, Any]:
     """What the last load has measured."""
-    info = loaded.last_trace.last_extract_info
-    found = [metrics["resource_metrics"].get("changes") for package in info.metrics.values() for metrics in package]
+    info = loaded.last_trace.last_extract_info if loaded.last_trace else None
+    packages = info.metrics.values() if info else ()
+    found = [metrics["resource_metrics"].get("changes") for package in packages for metrics in package]
     return {name: figure for one in found if one for name, figure in one.custom_metrics.items()}
 
 

@@ -29,7 +29,13 @@ def changes(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if not VERIFIED_SOURCES:
             pytest.skip("neither is pg_replication in dlt_sources/verified, nor is a clone in VERIFIED_SOURCES_DIR")
         folder = tmp_path_factory.mktemp("verified")
-        command = [Path(sys.executable).with_name("dlt"), "--non-interactive", "init", "pg_replication", "duckdb"]
+        command: list[Any] = [
+            Path(sys.executable).with_name("dlt"),
+            "--non-interactive",
+            "init",
+            "pg_replication",
+            "duckdb",
+        ]
         environment = {**os.environ, "DLT_DATA_DIR": str(folder / "dlt")}
         subprocess.run([*command, "--location", VERIFIED_SOURCES], cwd=folder, env=environment, check=True)
         verified.__path__.append(str(folder))
