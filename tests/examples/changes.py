@@ -64,7 +64,8 @@ FROM pg_replication_slots WHERE slot_name = %s AND database = current_database()
 KEPT = """
 SELECT pg_current_wal_lsn() - '0/0', pg_current_wal_lsn() - restart_lsn, safe_wal_size
 FROM pg_replication_slots WHERE slot_name = %s"""
-FLUSHED = "SELECT pg_current_wal_flush_lsn() - '0/0'"
+WRITTEN = "SELECT pg_current_wal_insert_lsn() - '0/0'"
+FLUSHED = "SELECT pg_current_wal_flush_lsn() - '0/0' >= %s"
 PEEK = "pg_logical_slot_peek_binary_changes(%s, {upto}, {changes}, 'proto_version', '1', 'publication_names', %s)"
 # How long the oldest waiting transaction has been committed. `B` begins one: its end (8 bytes), its time in µs.
 WAITING = f"""
@@ -122,8 +123,17 @@ class Database:
         if missing := [table for (table,) in self.rows(UNPUBLISHED, tables, self.slot, SCHEMA)]:
             raise PermanentSourceError(f"{', '.join(missing)} is not in the publication {self.slot}. {AGAIN}")
 
-    def check_slot(self, loaded: int | None) -> None:
-        """Raises if the slot lacks changes after the position `loaded`, or if somebody else reads it."""
+    def written(self) -> int:
+        """A position before which every change is in the slot by now; 0 if Postgres has not flushed it to disk yet."""
+        [(end,)] = self.rows(WRITTEN)  # between two records: one that is cut by it would be skipped
+        for _ in range(20):
+            if self.rows(FLUSHED, end) == [(True,)]:
+                return int(end)
+            time.sleep(0.1)
+        return 0
+
+    def check_slot(self, loaded: int | None) -> int:
+        """The position of the slot. Raises if it lacks changes after `loaded`, or if somebody else reads it."""
         for _ in range(20):  # Postgres frees it a moment after its reader has left
             [(position, status, reader)] = self.rows(SLOT, self.slot) or [(0, "gone", None)]
             if not reader:
@@ -148,6 +158,7 @@ class Database:
                 f"The slot {self.slot} has moved on without this warehouse: it was made anew, or another environment "
                 f"reads it. Changes may be missing. {AGAIN}"
             )
+        return int(position)
 
     def check_ignored(self, upto: int) -> None:
         """Raises if the source has passed over any of the changes up to a position."""
@@ -181,20 +192,20 @@ def shop_changes(reset: bool = False) -> Any:
         database, state = Database(), dlt.current.resource_state()
         loaded = state.get("last_commit_lsn")  # the source keeps it, and moves the slot there with the next load
         database.prepare(loaded is None, reset)
-        database.check_slot(loaded)
+        position = database.check_slot(loaded)
         if loaded is not None:
             dlt.current.resource_metrics().update(database.lag(loaded))
         else:
             # Read after the slot was made: a row that changes meanwhile is among the changes, which win by their lsn.
             for table in TABLES:
                 yield from snapshot(database, table)
-        [(flushed,)] = database.rows(FLUSHED)
+        written = database.written()
         with explained():
             yield from inspect.unwrap(replication_resource)(
                 database.slot, database.slot, database.credentials, target_batch_size=BATCH
             )
         # Without changes in these tables the source leaves the slot where it is, and Postgres keeps all that it writes.
-        state["last_commit_lsn"] = max(state.get("last_commit_lsn") or 0, int(flushed))
+        state["last_commit_lsn"] = max(state.get("last_commit_lsn") or 0, position, written)
         database.check_ignored(state["last_commit_lsn"])
 
     return changes
