@@ -37,6 +37,8 @@ STATUS = """{
   queued: runsOrError(filter: {statuses: [QUEUED]}, limit: 500) { ... on Runs { results { creationTime } } }
   active: runsOrError(filter: {statuses: [STARTING, STARTED, CANCELING]}, limit: 500) {
     ... on Runs { results { id } } }
+  backup: assetOrError(assetKey: {path: ["platform", "backup"]}) { ... on Asset {
+    assetMaterializations(limit: 1) { timestamp } } }
   workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename
     ... on RepositoryLocation { dagsterLibraryVersions { name version } }
     ... on PythonError { message causes { message } } } } } }
@@ -92,7 +94,7 @@ def main() -> int:
         for check in (secrets, ports, containers, disk, clock, exposed, webserver):
             findings += check(stack)
     if stack.status:
-        for check in (locations, versions, daemons, queue, pools):
+        for check in (locations, versions, daemons, queue, pools, backup):
             findings += check(stack)
     if stack.is_running("postgres"):
         findings += schema(stack)
@@ -312,6 +314,17 @@ def pools(stack: Stack) -> Iterator[Finding]:
         if stuck:
             text = f"{pool['concurrencyKey']}: runs that have ended hold {len(stuck)} of {pool['slotCount']} slots."
             yield Finding("pool", text, "*Deployment > Concurrency* in the UI, the pool, *Free all slots*.")
+
+
+def backup(stack: Stack) -> Iterator[Finding]:
+    """The age of the last backup that was restored and compared."""
+    found = ((stack.status or {})["backup"] or {}).get("assetMaterializations") or []
+    if not found:
+        yield Finding("backup", "none yet: the first one is made at 2:10")
+        return
+    days = (time.time() - int(found[0]["timestamp"]) / 1000) / 86400
+    todo = "See why the runs of `platform/backup` fail, or turn on its schedule." if days > BACKUP_DAYS else ""
+    yield Finding("backup", f"the last one that was verified is {days:.1f} days old", todo)
 
 
 def schema(stack: Stack) -> Iterator[Finding]:
