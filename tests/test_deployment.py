@@ -35,6 +35,7 @@ INTERNAL = {
     "DAGSTER_HOME",
     "DLT_DATA_DIR",
     "USER_HEADER",
+    "YES",
 }
 IN_CODE = r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\""
 
