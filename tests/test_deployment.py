@@ -34,6 +34,7 @@ INTERNAL = {
     "DAGSTER_CURRENT_IMAGE",
     "DAGSTER_HOME",
     "DLT_DATA_DIR",
+    "FROM",
     "USER_HEADER",
     "YES",
 }
