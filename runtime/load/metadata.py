@@ -145,8 +145,9 @@ def qualified_name(pipeline: dlt.Pipeline, schema: Schema, table_name: str) -> s
     if not isinstance(client, SqlJobClientBase):
         return f"{pipeline.dataset_name}.{table_name}" if pipeline.dataset_name else table_name
     path = client.sql_client.make_qualified_table_name_path(table_name, quote=False)
-    if len(path) == 2:  # Postgres and DuckDB: two-part names, so the database comes from the credentials
-        credentials = client.config.credentials
+    credentials = client.config.credentials
+    if len(path) == 2 and getattr(credentials, "drivername", "").partition("+")[0] not in ("mysql", "mariadb"):
+        # Postgres and DuckDB: two-part names, so the database comes from the credentials. In MySQL it is the dataset.
         database = getattr(credentials, "database", None) or ""
         path = [Path(database).stem if isinstance(credentials, DuckDbCredentials) else database, *path]
     return ".".join(path)

@@ -74,8 +74,9 @@ def stored_schemas(pipeline: dlt.Pipeline, name: str) -> Iterator[Schema]:
             yield Schema.from_stored_schema(json.loads(stored.schema))
         if isinstance(client, SqlJobClientBase):
             table = client.sql_client.make_qualified_table_name(client.schema.version_table_name)
+            column = client.sql_client.escape_column_name("schema")  # a keyword in MySQL
             found = client.sql_client.execute_sql(
-                f"SELECT schema FROM {table} WHERE schema_name = %s ORDER BY inserted_at DESC", name
+                f"SELECT {column} FROM {table} WHERE schema_name = %s ORDER BY inserted_at DESC", name
             )
             yield from (Schema.from_stored_schema(json.loads(row[0])) for row in (found or ())[1:])
 

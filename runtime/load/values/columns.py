@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dlt
+from dlt.common import json
 from dlt.common.arithmetics import DEFAULT_NUMERIC_PRECISION, DEFAULT_NUMERIC_SCALE
 from dlt.common.configuration.container import Container
 from dlt.common.destination import DestinationCapabilitiesContext
@@ -207,12 +208,24 @@ def check_columns(pipeline: dlt.Pipeline) -> None:
             if job.job_file_info.file_format == "parquet":
                 _check_file(job.file_path, job.job_file_info.table_name, schema.tables, is_postgres)
                 as_bits |= {job.job_file_info.table_name} if is_postgres else set()
-        if pipeline.destination.destination_type.endswith(DESTINATIONS) and isinstance(client, SqlJobClientBase):
-            tables = {job.job_file_info.table_name for job in package.jobs["new_jobs"]}
-            emptied = {*(package.dropped_tables or ()), *(package.truncated_tables or ())}
-            with client:
-                if not client.get_stored_schema_by_hash(schema.version_hash):
-                    _widen(client, schema, sorted(tables & set(schema.data_table_names())), as_bits, emptied)
+        if not isinstance(client, SqlJobClientBase):
+            continue
+        tables = sorted(
+            {job.job_file_info.table_name for job in package.jobs["new_jobs"]} & {*schema.data_table_names()}
+        )
+        emptied = {*(package.dropped_tables or ()), *(package.truncated_tables or ())}
+        with client:
+            if pipeline.destination.destination_type.endswith("sqlalchemy"):
+                from runtime.load.values.mysql import check_server
+
+                check_server(client, schema, tables)
+            if client.get_stored_schema_by_hash(schema.version_hash):
+                continue
+            if pipeline.destination.destination_type.endswith(DESTINATIONS):
+                _widen(client, schema, tables, as_bits, emptied)
+            elif stored := client.get_stored_schema(schema.name):
+                known = Schema.from_stored_schema(json.loads(stored.schema))
+                _check_stored(known, schema, [table for table in tables if table not in emptied])
 
 
 def _check_file(path: str, table: str, tables: TSchemaTables, as_bits: bool) -> None:
@@ -279,6 +292,23 @@ def _widen(
                 client.sql_client.execute_sql(statement)
             except DatabaseTerminalException as error:  # a value does not fit, or a view depends on the column
                 raise _refusal(table, name, wide_type, db_type) from error
+
+
+def _check_stored(known: Schema, schema: Schema, tables: Sequence[str]) -> None:
+    """For warehouses whose columns are not looked up: they have the types with which dlt has made them."""
+    for table in tables:
+        old: Mapping[str, Any] = known.tables.get(table, {}).get("columns", {})
+        for name, column in schema.tables[table]["columns"].items():
+            made = old.get(name, {})
+            if is_complete_column(column) and is_complete_column(made) and not type_of(made).holds(type_of(column)):
+                raise _refusal(table, name, _readable(column), _readable(made))
+
+
+def _readable(column: Mapping[str, Any]) -> str:
+    """The type of a column in dlt's schema, such as `decimal(38, 9)`."""
+    hints = as_column(type_of(column))
+    sizes = [str(hints[size]) for size in ("precision", "scale") if hints.get(size)]
+    return f"{hints['data_type']}({', '.join(sizes)})" if sizes else str(hints["data_type"])
 
 
 def _check_new_column(client: SqlJobClientBase, table: str, column: Any) -> None:
