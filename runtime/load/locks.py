@@ -1,4 +1,4 @@
-"""Locks between processes: one run per partition, and one process per DuckDB file.
+"""Locks between processes: one run per partition, and one process per DuckDB file or set of Iceberg tables.
 
 A lock is a file, so it reaches as far as the file's volume. The operating system frees it when its process dies.
 """
@@ -16,6 +16,7 @@ from dlt.common.destination.client import JobClientBase
 from dlt.common.schema import Schema
 from dlt.common.schema.utils import normalize_schema_name
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
+from dlt.destinations.impl.filesystem.filesystem import FilesystemClient
 
 from runtime.load.directories import data_directory
 
@@ -66,6 +67,24 @@ def duckdb_file_lock(pipeline: dlt.Pipeline, log: Log | None = None) -> Iterator
 
 
 @contextmanager
+def iceberg_lock(pipeline: dlt.Pipeline, log: Log) -> Iterator[None]:
+    """Waits while another run loads Iceberg tables into the same dataset of files. Does nothing for other tables.
+
+    dlt's own catalog lives in the memory of a process and takes the newest metadata file for the state of a table. Of
+    runs that commit at the same time, all would report success and the rows of one would stay.
+    """
+    client = destination_client(pipeline)
+    tables = [str(table["name"]) for schema in pipeline.schemas.values() for table in schema.data_tables()]
+    if not isinstance(client, FilesystemClient) or not any(client.is_open_table("iceberg", name) for name in tables):
+        yield
+        return
+    place = sha256(f"{client.config.bucket_url} {pipeline.dataset_name}".encode()).hexdigest()[:16]
+    file = data_directory("locks") / f"iceberg.{place}.lock"
+    with interprocess_lock(file, f"another run loads Iceberg tables into {pipeline.dataset_name}", log):
+        yield
+
+
+@contextmanager
 def interprocess_lock(path: Path, reason: str, log: Log | None = None, shared: bool = False) -> Iterator[None]:
     """Holds the lock file at `path`, if `shared` beside others that share it. Logs the reason if it has to wait."""
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -97,4 +116,19 @@ def destination_client(pipeline: dlt.Pipeline) -> JobClientBase:
     """As the pipeline's own function, which fails before the first load if its name is no schema's, as `my-shop`."""
     if pipeline.default_schema_name:
         return pipeline.destination_client()
-    return pipeline._get_destination_clients(Schema(normalize_schema_name(pipeline.pipeline_name)))[0]
+    return pipeline._get_destination_clients(_any_schema(pipeline))[0]
+
+
+def staging_client(pipeline: dlt.Pipeline) -> FilesystemClient | None:
+    """Where a pipeline's files are staged, which its destination then copies. None if it stages no files.
+
+    Athena reads the files where they are: they are its tables.
+    """
+    if not pipeline.staging or pipeline.destination.destination_type.endswith("athena"):
+        return None
+    client = pipeline._get_destination_clients(_any_schema(pipeline))[1]
+    return client if isinstance(client, FilesystemClient) else None
+
+
+def _any_schema(pipeline: dlt.Pipeline) -> Schema:
+    return Schema(pipeline.default_schema_name or normalize_schema_name(pipeline.pipeline_name))

@@ -25,11 +25,11 @@ from runtime.load.guards import (
     check_run,
     check_try_out,
 )
-from runtime.load.locks import duckdb_file_lock
+from runtime.load.locks import duckdb_file_lock, iceberg_lock, staging_client
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
 from runtime.load.retries import ERRORS, disk_is_full, record_append, retrying
-from runtime.load.sweep import staging_layout, sweep_staging
+from runtime.load.sweep import staging_folder, staging_layout, sweep_staged_files, sweep_staging
 from runtime.load.values.columns import check_columns
 from runtime.load.values.duplicates import Hashes, keep_last_rows
 from runtime.load.values.formats import Fragile, keep_fragile
@@ -119,7 +119,7 @@ class RunPipeline(dlt.Pipeline):
 
     def load_once(self, *args: Any, **kwargs: Any) -> LoadInfo:
         """One attempt of `load`."""
-        with duckdb_file_lock(self, self.op.log.info):
+        with duckdb_file_lock(self, self.op.log.info), iceberg_lock(self, self.op.log.info):
             check_columns(self)
             if self.appends:
                 record_append(self.op)
@@ -138,6 +138,10 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
     directory = Path(tempfile.mkdtemp(prefix=f"{step_key}-", dir=data_directory("runs", run_id)))
     name = state_name(template, named_partition(op))
     destination = _copied(template.destination)
+    if destination.destination_type.endswith("sqlalchemy"):
+        from runtime.load.values import mysql
+
+        mysql.register()
     if template.dataset_name:  # a custom destination may have none, and stages nothing
         staging = staging_layout(template.dataset_name, run_id, step_key)
         destination.config_params["staging_dataset_name_layout"] = staging
@@ -160,6 +164,8 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
         )
         pipeline.dataset_name = template.dataset_name  # the constructor applies dataset_name_layout a second time
         pipeline.op, pipeline.template = op, template
+        if files := staging_client(pipeline):  # dlt deletes what is in a table's folder before it writes there
+            pipeline.staging.config_params["layout"] = f"{staging_folder(run_id, step_key)}/{files.config.layout}"
         try:
             yield pipeline
             _publish(pipeline, template)
@@ -174,11 +180,12 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
         finally:
             if pipeline.is_active:
                 pipeline.deactivate()
-            try:
-                if pipeline.default_schema_name:  # otherwise nothing was extracted or staged
-                    sweep_staging(pipeline, op.instance, op.log.info)
-            except Exception as error:  # must neither fail a load nor hide why it failed
-                op.log.info(f"Staging datasets stay, because they could not be dropped: {error}")
+            if pipeline.default_schema_name:  # otherwise nothing was extracted or staged
+                for what, sweep in {"datasets": sweep_staging, "files": sweep_staged_files}.items():
+                    try:
+                        sweep(pipeline, op.instance, op.log.info)
+                    except Exception as error:  # must neither fail a load nor hide why it failed
+                        op.log.info(f"Staging {what} stay, because they could not be dropped: {error}")
 
 
 def _publish(pipeline: dlt.Pipeline, template: Any) -> None:

@@ -5,7 +5,7 @@ import shutil
 import time
 import zlib
 from base64 import b32decode, b32encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.destinations.sql_client import SqlClientBase
 
 from runtime.load.directories import data_directory
-from runtime.load.locks import destination_client, duckdb_file_lock
+from runtime.load.locks import destination_client, duckdb_file_lock, staging_client
 
 KEEP_FILES_SECONDS = 7 * 24 * 3600  # of failed runs, so that one can see what they were about to load
 SETTLED_SECONDS = 60  # the process of a run that was just marked as failed may still be ending
@@ -27,10 +27,14 @@ def staging_layout(dataset_name: str, run_id: str, step_key: str) -> str:
 
     The name has at most 63 characters, as a schema's in Postgres: dlt would shorten it, and the id could not be read.
     """
-    step = zlib.crc32(step_key.encode()).to_bytes(4, "big")[2:]  # the steps of a run differ
-    own = b32encode(UUID(run_id).bytes + step).decode().lower().rstrip("=")
     prefix = "%s" if _short(dataset_name) == dataset_name else _short(dataset_name)
-    return f"{prefix}_staging_{own}"
+    return f"{prefix}_{staging_folder(run_id, step_key)}"
+
+
+def staging_folder(run_id: str, step_key: str) -> str:
+    """A step's own folder in a staging bucket."""
+    step = zlib.crc32(step_key.encode()).to_bytes(4, "big")[2:]  # the steps of a run differ
+    return f"staging_{b32encode(UUID(run_id).bytes + step).decode().lower().rstrip('=')}"
 
 
 def _short(dataset_name: str) -> str:
@@ -81,14 +85,34 @@ def _drop(client: SqlClientBase[Any], names: list[str], log: Callable[[str], Non
 
 def _abandoned(client: SqlClientBase[Any], instance: DagsterInstance, dataset: str, seconds: float) -> list[str]:
     """The staging datasets of runs that ended so long ago. `dataset` is a regular expression."""
-    pattern = re.compile(rf"{dataset}_staging_([a-z2-7]{{29}})", re.IGNORECASE)
     names = [row[0] for row in client.execute_sql("SELECT schema_name FROM information_schema.schemata") or ()]
-    runs = {
-        name: str(UUID(bytes=b32decode(f"{match[1].upper()}===")[:16]))
-        for name in names
-        if (match := pattern.fullmatch(name))
-    }
-    return [name for name, run_id in runs.items() if (_ended_seconds_ago(instance, run_id) or 0) > seconds]
+    return list(_left_behind(names, f"{dataset}_", instance, seconds))
+
+
+def sweep_staged_files(pipeline: dlt.Pipeline, instance: DagsterInstance, log: Callable[[str], None]) -> None:
+    """Deletes the files that this run has staged for its destination, and those of other runs that have ended."""
+    if (client := staging_client(pipeline)) is None:
+        return
+    files, own = client.fs_client, client.config.layout.partition("/")[0]
+    files.invalidate_cache()
+    if not files.isdir(client.dataset_path):
+        return
+    names = [path.rstrip("/").rpartition("/")[2] for path in files.ls(client.dataset_path, detail=False)]
+    for name in names:
+        if name == own or name in _left_behind([name], "", instance, SETTLED_SECONDS):
+            files.rm(f"{client.dataset_path}{name}", recursive=True)
+            if name != own:
+                log(f"Deleted {name}, which a crashed run left behind.")
+
+
+def _left_behind(names: Iterable[str], prefix: str, instance: DagsterInstance, seconds: float) -> Iterator[str]:
+    """The staging datasets, or folders, of runs that ended so long ago. `prefix` is a regular expression."""
+    pattern = re.compile(rf"{prefix}staging_([a-z2-7]{{29}})", re.IGNORECASE)
+    for name in names:
+        if match := pattern.fullmatch(name):
+            run_id = str(UUID(bytes=b32decode(f"{match[1].upper()}===")[:16]))
+            if (_ended_seconds_ago(instance, run_id) or 0) > seconds:
+                yield name
 
 
 def sweep_files(instance: DagsterInstance, log: Callable[[str], None]) -> None:
