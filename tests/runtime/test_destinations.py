@@ -421,7 +421,7 @@ def row_of(name: str) -> dict[str, str]:
         if merges
         else "merge into plain tables",
     }
-    with suppress(ModuleNotFoundError):  # the package of the destination is not installed
+    with suppress(ImportError):  # the package of the destination, or a library that it needs, is not installed
         row["rows counted"] = "yes" if issubclass(destination.client_class, WithSqlClient) else "as sent"
     return row
 
