@@ -27,7 +27,7 @@ user: ## add a user to the login, or change it: NAME=ann, GROUP=viewers (the def
 	@docker compose --file docker-compose.yml --file compose.login.yml run --rm --no-deps login user "$(NAME)" "$(GROUP)"
 
 restore: ## put a backup into the databases of the stack, after a question (FROM=… names another than the latest)
-	@python3 -m scripts.restore
+	@python3 -m scripts.restore $(if $(YES),--yes) $(if $(FROM),'$(FROM)')
 
 proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof

@@ -4,6 +4,7 @@ FROM is the name of a backup in BACKUP_URL, `latest`, or a folder on this machin
 restored beside the present one and compared with the rows that were counted for the backup, and then takes its place.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -26,7 +27,11 @@ def main() -> int:
     os.chdir(ROOT)
     if not shutil.which("docker"):
         sys.exit("make restore needs Docker with Compose.")
-    wanted = os.environ.get("FROM", "").strip() or "latest"
+    parser = argparse.ArgumentParser(prog="make restore", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("backup", nargs="?", default="latest")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    arguments = parser.parse_args()
+    wanted = arguments.backup
     folder = Path(wanted) if Path(wanted).is_dir() else None
     name = "" if folder else backup_name(wanted)
     manifest = json.loads(read(folder, name, "backup.json"))
@@ -35,7 +40,7 @@ def main() -> int:
     if not databases:
         sys.exit(f"{wanted} has no database of this stack.")
     print(plan(folder or name, databases))
-    if os.environ.get("YES") != "1" and input("Type `yes` to go on: ").strip() != "yes":
+    if not arguments.yes and input("Type `yes` to go on: ").strip() != "yes":
         sys.exit("Nothing was changed.")
 
     writers = [service for service in running if service not in SERVICES.values()]

@@ -38,9 +38,9 @@ class Deployment:
         self.folder, self.dagster, self.warehouse, self.name = folder, dagster, warehouse, name
         self.backup = folder / "backups" / name
 
-    def restore(self, wanted: str, answer: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"FROM": wanted, "PYTHONPATH": str(ROOT)} | settings
-        command = [sys.executable, "-m", "scripts.restore"]
+    def restore(self, *arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "scripts.restore", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, input=answer, capture_output=True, text=True)
 
     def rows(self) -> tuple[int, int]:
@@ -92,7 +92,7 @@ def test_what_was_lost_is_back(deployment: Deployment, source: str) -> None:
     deployment.warehouse.execute("DELETE FROM raw_shop.orders")
     deployment.dagster.execute("DROP TABLE runs CASCADE")
 
-    done = deployment.restore(str(deployment.backup) if source == "folder" else source, YES="1")
+    done = deployment.restore(str(deployment.backup) if source == "folder" else source, "--yes")
 
     assert done.returncode == 0, done.stderr
     assert deployment.rows() == before
@@ -134,7 +134,7 @@ def test_a_damaged_backup_leaves_both_databases_as_they_are(deployment: Deployme
     deployment.warehouse.execute("INSERT INTO raw_shop.orders VALUES (0)")
     before = deployment.rows()
 
-    done = deployment.restore(str(deployment.backup), YES="1")
+    done = deployment.restore(str(deployment.backup), "--yes")
 
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -142,7 +142,7 @@ def test_a_damaged_backup_leaves_both_databases_as_they_are(deployment: Deployme
 
 
 def test_a_backup_that_does_not_exist_is_named_beside_those_that_do(deployment: Deployment) -> None:
-    done = deployment.restore("yesterday", YES="1")
+    done = deployment.restore("yesterday", "--yes")
 
     assert (
         f"FROM=yesterday is neither a folder on this machine nor a backup in BACKUP_URL. There are {deployment.name}."
