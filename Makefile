@@ -6,7 +6,7 @@ RUN := $(UV) run --locked --no-sync
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor restore user proof demo dev check format test test-slow test-stack test-plain test-upstream chaos soak stress bench bench-small clean
+.PHONY: help up down deploy doctor restore user proof demo dev check format test test-slow test-destinations test-stack test-plain test-upstream chaos soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,10 +52,13 @@ format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff format
 
 test: .venv/synced ## run unit and integration tests, without Docker
-	$(RUN) pytest --numprocesses 2 --ignore tests/stack -m "not slow"
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations -m "not slow"
 
 test-slow: .venv/synced ## run the tests that `make test` leaves out: further examples of what it tests
-	$(RUN) pytest --numprocesses 2 --ignore tests/stack -m slow
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations -m slow
+
+test-destinations: .venv/synced ## run loads into Delta, Iceberg and MariaDB, and check the SQL for warehouses in the cloud
+	$(UV) run --locked --isolated --group destinations pytest --numprocesses 2 tests/destinations
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
 	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py $(addprefix --ignore ,$(CLONE_TESTS))
