@@ -30,7 +30,7 @@ RUN --mount=type=cache,target=/cache \
 FROM python:3.13-slim-trixie AS base
 # Numeric, so that Kubernetes can verify runAsNonRoot. Volumes take over the owner of the folder they are mounted on.
 RUN groupadd --gid 10001 dagster && useradd --uid 10001 --gid 10001 --no-create-home dagster \
- && install -d -o 10001 -g 10001 /var/dlt /dagster/storage /app/data /files
+ && install -d -o 10001 -g 10001 /var/dlt /dagster/storage /app/data /files /backups
 ENV PATH=/app/.venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp
 WORKDIR /app
 
@@ -61,6 +61,9 @@ RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv 
     test ! -f /groups/${LOCATION}.txt || \
     UV_CACHE_DIR=/cache/uv uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
         --no-deps --require-hashes -r /groups/${LOCATION}.txt
+# pg_dump for backups, no older than the servers: Debian 13 has version 17, as docker-compose.yml.
+RUN test "${LOCATION}" != platform || { apt-get update && \
+    apt-get install -y --no-install-recommends postgresql-client-17 && rm -rf /var/lib/apt/lists/*; }
 COPY runtime runtime
 RUN python -m compileall -q runtime
 # DAGSTER_LAZY_LOAD_USER_CODE: a location whose import fails stays up and shows its error in the UI.
