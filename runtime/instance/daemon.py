@@ -17,7 +17,7 @@ from runtime.instance.server import wait_for_instance
 
 NAME = "dagster-daemon"
 # A daemon whose machine is gone keeps the lock until Postgres notices: 25 s. One that restarts, for a moment.
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 30.0
 
 logger = logging.getLogger("dagster.daemon")
 

@@ -11,7 +11,7 @@ from tests.support.stack import Stack, wait_for
 def test_a_destroyed_deployment_is_restored_and_loads_go_on(stack: Stack, tmp_path: Path) -> None:
     assert stack.materialize([["github", "issues"]], "sandbox/handbook")["status"] == "SUCCESS"
     assert stack.materialize([["platform", "backup"]], None, location="platform")["status"] == "SUCCESS"
-    count = "SELECT count(*), count(DISTINCT id) FROM raw_github.issues"
+    count = "SELECT count(*), count(DISTINCT number) FROM raw_github.issues"
     rows, materialized = stack.rows(count), stack.materialized()
     [name] = stack.compose("exec", "-T", "platform", "ls", "/backups").stdout.split()[-1:]
     stack.compose("cp", f"platform:/backups/{name}", str(tmp_path / name))

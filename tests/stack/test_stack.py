@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dotenv import dotenv_values
@@ -15,14 +16,14 @@ REPOSITORIES = ["sandbox/handbook", "sandbox/website", "sandbox/engine", "sandbo
 LOADING = [location for location in LOCATIONS if location != "platform"]  # which watches, and loads nothing
 MODULES = [(location, module) for location in LOADING for module in sources.modules(location)]
 EXAMPLE = dotenv_values(ROOT / ".env.example")
-DATASETS = ["filesystem", "github", "hubspot", "sql_database", "stripe", "stripe_eu", "thinkific"]
+DATASETS = ["dagster", "filesystem", "github", "hubspot", "sql_database", "stripe", "stripe_eu", "thinkific"]
 
 
 @pytest.fixture(scope="module")
-def loaded(stack: Stack) -> list[str]:
-    """All partitions of all assets that the sandbox has data for, materialized once. Returns the run ids.
+def one_click(stack: Stack) -> list[dict[str, Any]]:
+    """The runs of one backfill over all partitions of all assets that the sandbox has data for, in all locations.
 
-    The first runs are those of the first location.
+    It is what the UI starts when everything is selected, or the last mart with all of its upstream.
     """
     wait_for(lambda: stack.locations() == dict.fromkeys(LOCATIONS, "loaded"), 60, "every location to load")
     skipped = [
@@ -31,31 +32,24 @@ def loaded(stack: Stack) -> list[str]:
         if sources.needs_network(module, EXAMPLE)
         for key in stack.assets_of_module(location, module.stem)
     ]
-    backfills: list[str] = []
-    runs = []
+    assets = [key for location in LOCATIONS for key in stack.assets(location) if key not in skipped]
+    backfill = stack.launch_backfill(assets)
+    runs = stack.backfilled(backfill, timeout=600)
+    assert [stack.failures(run["runId"]) for run in runs if run["status"] != "SUCCESS"] == []
+    assert stack.backfill_now(backfill)["status"] == "COMPLETED_SUCCESS"
+    return runs
 
-    def wait_for_backfills() -> None:
-        # Each named partition is one run. All days of a time window are one run.
-        while backfills:
-            runs.extend(stack.backfilled(backfills.pop(0), timeout=300))
 
-    for location in LOCATIONS:
-        reads_others = location == "analytics"
-        if reads_others:
-            wait_for_backfills()
-        groups = stack.assets_by_partitions(location).items()
-        for partitions, every in sorted(groups, key=lambda group: group[0] is None):
-            assets = [key for key in every if key not in skipped]
-            if assets and partitions:
-                backfills.append(stack.launch_backfill(assets))
-            elif assets:
-                if reads_others:  # these read the marts of the days
-                    wait_for_backfills()
-                runs.append(stack.materialize(assets, None, location))
-    wait_for_backfills()
-    failures = [stack.failures(run["runId"]) for run in runs if run["status"] != "SUCCESS"]
-    assert failures == []
-    return [run["runId"] for run in runs]
+@pytest.fixture(scope="module")
+def loaded(one_click: list[dict[str, Any]]) -> list[str]:
+    """The ids of the runs."""
+    return [run["runId"] for run in one_click]
+
+
+def test_one_click_loads_all_locations_with_few_runs(one_click: list[dict[str, Any]]) -> None:
+    """All days of a table are one run, each named partition is one. A run has assets of one location."""
+    assert {run["repositoryOrigin"]["repositoryLocationName"] for run in one_click} == set(LOCATIONS)
+    assert len(one_click) < 40
 
 
 @pytest.mark.parametrize(("location", "module"), MODULES, ids=[f"{name}-{path.stem}" for name, path in MODULES])
@@ -120,10 +114,14 @@ def test_the_shop_has_the_same_rows_on_both_sides(stack: Stack, loaded: list[str
 
 def test_marts_follow_from_the_loaded_tables(stack: Stack, loaded: list[str]) -> None:
     shop = "SELECT count(*), sum(round(total * exchange_rate, 2)) FROM raw_sql_database.orders"
-    opened = "SELECT count(*) FROM raw_github.issues"
+    issues = "SELECT count(*), count(closed_at) FROM raw_github.issues"
+    contacts = "SELECT count(DISTINCT lower(email)) FROM raw_hubspot.contacts WHERE NOT is_deleted"
+    deliveries = "SELECT count(*) FROM raw_filesystem.deliveries"
 
     assert stack.rows("SELECT count(*), sum(euros) FROM marts.orders") == stack.rows(shop)
-    assert stack.rows("SELECT sum(opened) FROM marts.issues_per_week") == stack.rows(opened)
+    assert stack.rows("SELECT sum(opened), sum(closed) FROM marts.issues_per_week") == stack.rows(issues)
+    assert stack.rows("SELECT sum(deliveries) FROM marts.deliveries_per_day") == stack.rows(deliveries)
+    assert stack.rows("SELECT count(*) FROM marts.customers WHERE in_hubspot") == stack.rows(contacts)
     assert stack.rows("SELECT count(DISTINCT figure) > 8 FROM marts.weekly_summary") == [["t"]]
 
 

@@ -136,16 +136,6 @@ class Stack:
         nodes = self.graphql("{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }")
         return [node["assetKey"]["path"] for node in nodes["assetNodes"] if node["assetMaterializations"]]
 
-    def with_upstream(self, asset: list[str]) -> list[list[str]]:
-        """The key of an asset and those of its upstream, in all locations, that can be materialized."""
-        nodes = self.graphql("{ assetNodes { assetKey { path } isMaterializable dependencyKeys { path } } }")
-        upstream = {tuple(node["assetKey"]["path"]): node for node in nodes["assetNodes"]}
-        found, new = set[tuple[str, ...]](), {tuple(asset)}
-        while new:
-            found |= new
-            new = {tuple(key["path"]) for path in new for key in upstream[path]["dependencyKeys"]} - found
-        return [list(path) for path in sorted(found) if upstream[path]["isMaterializable"]]
-
     def backfill(
         self, assets: list[list[str]], partitions: list[str] | None = None, timeout: float = 240
     ) -> list[dict[str, Any]]:
