@@ -92,7 +92,8 @@ def load_all(settings: sources.Settings) -> Iterator[int]:
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["runtime.accelerate.preload"])
     with ProcessPoolExecutor(os.cpu_count(), processes) as pool:
-        names = list(reversed(locations()))  # those that take longest come first
+        # Those that take longest come first. `platform` has figures of Dagster's own runs, which are new each time.
+        names = [name for name in reversed(locations()) if name != "platform"]
         skipped = {name: without_stand_in(name, settings) for name in names}
         for name in names:
             for module in skipped[name]:
