@@ -7,6 +7,12 @@ import pytest
 from tests.support.stack import Clone
 
 
+@pytest.fixture(scope="module", autouse=True)
+def well(started: tuple[Clone, str]) -> None:
+    """Whatever the tests before have left."""
+    started[0].up()
+
+
 @pytest.fixture
 def github(running: Clone) -> Path:
     return running.root / "code_locations" / "engineering" / "github.py"
