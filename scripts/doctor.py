@@ -134,14 +134,12 @@ def settings(stack: Stack) -> Iterator[Finding]:
         yield Finding("settings", last_line(done.stderr), "Correct .env or the compose file.")
         return
     stack.settings = json.loads(done.stdout)
-    text = Path(".env").read_text()
-    names = re.findall(r"^(?!#)(\w+)=CHANGEME", text, re.MULTILINE)
+    names = re.findall(r"^(?!#|SOURCES__)(\w+)=CHANGEME", Path(".env").read_text(), re.MULTILINE)
     if names:
         yield Finding("settings", f"{', '.join(names)}: still the placeholder.", "Set random passwords in .env.")
-    elif Path(".env").stat().st_mode & 0o077:
+    if Path(".env").stat().st_mode & 0o077:
         yield Finding("settings", "Other users of this machine can read .env.", "Run `chmod 600 .env`.")
-    else:
-        yield Finding("settings", f".env, project {stack.settings['name']}")
+    yield Finding("settings", f".env, project {stack.settings['name']}")
 
 
 def secrets(stack: Stack) -> Iterator[Finding]:
@@ -263,7 +261,7 @@ def locations(stack: Stack) -> Iterator[Finding]:
     errors = {entry["name"]: up.root_cause(entry["locationOrLoadError"]) for entry in entries}
     for name, error in errors.items():
         if error:
-            yield Finding(name, f"could not be loaded: {last_line(error)}", "Correct it and run `make up`.")
+            yield Finding(name, f"could not be loaded: {error.splitlines()[0]}", "Correct it and run `make up`.")
     loaded = [name for name, error in errors.items() if not error]
     yield Finding("locations", f"loaded: {', '.join(loaded) or 'none'}")
 

@@ -63,11 +63,11 @@ def well(started: tuple[Clone, str]) -> None:
 def broken(running: Clone) -> Iterator[Clone]:
     stack = running
     definitions = stack.root / "code_locations" / "analytics" / "definitions.py"
-    code = definitions.read_text()
-    override = stack.root / "open.yml"
+    code, settings = definitions.read_text(), stack.env_file.read_text()
     yield stack
     definitions.write_text(code)
-    override.unlink(missing_ok=True)
+    stack.env_file.write_text(settings)
+    stack.env_file.chmod(0o600)
     psql(stack, "UPDATE alembic_version SET version_num = (SELECT max(version_num) FROM kept)")
     psql(stack, "DROP TABLE kept")
     python(stack, "webserver", FREE_POOL)

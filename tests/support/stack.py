@@ -36,6 +36,7 @@ class Stack:
             example, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", example, flags=re.MULTILINE)
             assert found, f"{name} is not in .env.example"
         self.env_file.write_text(example)
+        self.env_file.chmod(0o600)
 
     @property
     def url(self) -> str:
