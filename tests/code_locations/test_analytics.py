@@ -3,7 +3,6 @@
 import fcntl
 import subprocess
 import sys
-import threading
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +18,7 @@ from dlt.common.destination import Destination
 
 from tests.support.database import Database
 from tests.support.location import Location
+from tests.support.stack import wait_for
 
 DBT = str(Path(sys.executable).with_name("dbt"))
 PROJECT = str(Path(__file__).parents[2] / "code_locations/analytics/dbt_project")
@@ -205,7 +205,7 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> Ware
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["duckdb", "postgres"])
+@pytest.mark.parametrize("kind", ["duckdb", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_marts_say_what_the_sources_have(warehouse: Warehouse) -> None:
     warehouse.dbt("build")
     rows = warehouse.sql
@@ -254,6 +254,7 @@ def test_orders_follow_the_days_on_which_they_change(warehouse: Warehouse) -> No
     assert warehouse.sql(orders) == [(1, "paid", 6, 4), (3, "placed", 2, 0), (4, "placed", 1, 9)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_rows_of_an_incomplete_load_do_not_count_and_a_nested_table_may_be_missing(warehouse: Warehouse) -> None:
     warehouse.load("github", issues=[issue(9, 5)])
@@ -266,6 +267,7 @@ def test_rows_of_an_incomplete_load_do_not_count_and_a_nested_table_may_be_missi
     assert warehouse.sql("SELECT reviewed, median_hours_to_review FROM marts.reviews_per_week") == [(0, None)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_team_that_leaves_out_personal_data_has_its_marts(warehouse: Warehouse) -> None:
     warehouse.sql("ALTER TABLE raw_hubspot.contacts DROP COLUMN email")
@@ -312,13 +314,6 @@ def test_dbt_waits_for_its_turn_at_the_duckdb_file_and_gives_it_back(tmp_path: P
     held = (tmp_path / "facts.duckdb.lock").open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     connection = duckdb.connect(warehouse.url)  # as a load does in its turn
-
-    def end_turn() -> None:
-        connection.close()
-        held.close()
-
-    timer = threading.Timer(12, end_turn)
-    timer.start()
     build_and_open = (
         "from code_locations.analytics import marts\n"
         "import dagster as dg, subprocess, sys\n"
@@ -327,11 +322,19 @@ def test_dbt_waits_for_its_turn_at_the_duckdb_file_and_gives_it_back(tmp_path: P
         f"open_it = 'import duckdb; duckdb.connect(\"{warehouse.url}\")'\n"
         "sys.exit(subprocess.run([sys.executable, '-c', open_it]).returncode)\n"
     )
-    done = warehouse.location.python("-c", build_and_open)
+    output, location = tmp_path / "output", warehouse.location
+    command = [sys.executable, "-c", build_and_open]
+    with (
+        output.open("w") as file,
+        subprocess.Popen(command, cwd=location.folder, env=location.environment, stdout=file, stderr=file) as process,
+    ):
+        waiting = "Waiting: another run is using facts.duckdb."
+        wait_for(lambda: waiting in output.read_text() or process.poll() is not None, 200, "dbt to wait for its turn")
+        connection.close()
+        held.close()
 
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "Waiting: another run is using facts.duckdb." in done.stderr
-    timer.join()
+    assert process.returncode == 0, output.read_text()[-2000:]
+    assert waiting in output.read_text()
 
 
 def test_a_warehouse_that_dbt_has_no_target_for_is_named(tmp_path: Path) -> None:
@@ -343,6 +346,7 @@ def test_a_warehouse_that_dbt_has_no_target_for_is_named(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_snowflake_models_compile_to_its_own_functions(tmp_path: Path) -> None:
     command = [DBT, "compile", "--target", "snowflake", "--no-introspect",
                "--no-populate-cache", "--select", "reviews_per_week", "--quiet"]  # fmt: skip

@@ -91,6 +91,7 @@ def test_a_call_that_fails_is_a_sentence_without_the_address(
     assert beat(instance) == expected
 
 
+@pytest.mark.slow  # the stack's tests have a daemon, too
 @pytest.mark.timeout(400)
 def test_the_daemon_sends_alerts_of_another_location_and_heartbeats(receiver: Receiver, tmp_path: Path) -> None:
     """Both locations in servers of their own, sensors on from the start, runs through the queue."""

@@ -55,7 +55,11 @@ def rows(database: str, dataset: str) -> Rows:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.__name__[15:])
+@pytest.mark.parametrize(
+    "project",
+    [months, tables, *(pytest.param(one, marks=pytest.mark.slow) for one in PROJECTS if one not in (months, tables))],
+    ids=lambda project: project.__name__[15:],
+)
 def test_six_runs_at_once_bring_what_the_stock_resource_brings_one_by_one(
     postgres_server: PostgresServer, tmp_path: Path, project: Any
 ) -> None:

