@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
-backfills.install()  # `make dev` has no storage of ours that would do so
+backfills.install()  # for `make dev`, whose daemon is Dagster's own
 
 
 class UserRunCoordinator(QueuedRunCoordinator[Any]):

@@ -12,6 +12,7 @@ from dagster import DagsterInstance
 from dagster._daemon.cli import cli
 from dagster_postgres import DagsterPostgresStorage
 
+from runtime.instance import backfills
 from runtime.instance.advisory_lock import AdvisoryLock, acquire_within
 from runtime.instance.server import wait_for_instance
 
@@ -31,6 +32,7 @@ def main() -> None:
             f"Another daemon works on this instance: {holder}. Two would launch every run twice. Stop that one, or "
             "give this one a database of its own (DAGSTER_POSTGRES_*)."
         )
+    backfills.install()
     cli(obj={})  # the process ends with it, and so does the lock
 
 

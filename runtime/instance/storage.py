@@ -16,12 +16,7 @@ from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
 from sqlalchemy.dialects.postgresql import insert
 
-from runtime.instance import backfills
-
 SLOT, STEP, LIMIT = ConcurrencySlotsTable.c, PendingStepsTable.c, ConcurrencyLimitsTable.c
-
-
-backfills.install()  # here, because Dagster's processes import no other module of ours when they start
 ASSIGNED_FOR = timedelta(seconds=2)  # Dagster's steps poll every second
 # The home of `make dev`.
 SQLITE = Path(__file__).resolve().parents[2] / "data" / "dagster"
