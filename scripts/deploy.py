@@ -32,8 +32,8 @@ def main() -> int:
     if not compose("build", location):
         sys.exit(f"{location} could not be built, see above. Nothing was changed.")
     problem = load_error(location) if replace(location) else "its container is not healthy"
-    if new := modules_not_loaded(location).keys() - broken.keys():
-        problem = "; ".join(modules_not_loaded(location)[module] for module in sorted(new))
+    if new := [error for module, error in modules_not_loaded(location).items() if module not in broken]:
+        problem = "; ".join(new)
     if not problem:
         print(f"{location} is deployed.")
         return 0

@@ -61,7 +61,10 @@ def rows(table_format: Any, table: str, source: str = "tallies", dataset: str = 
     return list((found.to_pyarrow_table() if table_format == "delta" else found.scan().to_arrow()).to_pylist())
 
 
-def check_partitions_at_once(table_format: str) -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("place", ["bucket_url", "s3_bucket"])
+def test_partitions_at_once_keep_all_their_rows(place: str, table_format: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(place)
     goods = len(SHOPS) * GOODS
     for number in (1, 2):
         load_at_once()
@@ -69,17 +72,6 @@ def check_partitions_at_once(table_format: str) -> None:
         counts = {table: len(rows(table_format, table)) for table in ("goods", "goods__labels", "sales")}
         assert counts == {"goods": goods, "goods__labels": goods * 2, "sales": goods * number}
         assert len({(row["shop"], row["id"]) for row in rows(table_format, "goods")}) == goods
-
-
-@pytest.mark.timeout(400)
-def test_partitions_at_once_keep_all_their_rows(bucket_url: str, table_format: str) -> None:
-    check_partitions_at_once(table_format)
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.usefixtures("s3_bucket")
-def test_partitions_at_once_keep_all_their_rows_in_a_bucket(table_format: str) -> None:
-    check_partitions_at_once(table_format)
 
 
 def test_a_replaced_table_has_the_rows_of_the_last_load(bucket_url: str, table_format: Any) -> None:

@@ -105,20 +105,12 @@ class Stack:
 
     def assets(self, location: str = "engineering") -> list[list[str]]:
         """The keys of a location's assets that can be materialized."""
-        return [path for paths in self.assets_by_partitions(location).values() for path in paths]
-
-    def assets_by_partitions(self, location: str) -> dict[str | None, list[list[str]]]:
-        """The same by how they are partitioned. None: not at all."""
-        nodes = self.graphql(
-            """{ assetNodes { assetKey { path } isMaterializable repository { location { name } }
-                 partitionDefinition { type description } groupName } }"""
-        )["assetNodes"]
-        found: dict[str | None, list[list[str]]] = {}
-        for node in nodes:
-            if node["isMaterializable"] and node["repository"]["location"]["name"] == location:
-                partitions = node["partitionDefinition"]
-                found.setdefault(partitions and partitions["description"], []).append(node["assetKey"]["path"])
-        return found
+        nodes = self.graphql("{ assetNodes { assetKey { path } isMaterializable repository { location { name } } } }")
+        return [
+            node["assetKey"]["path"]
+            for node in nodes["assetNodes"]
+            if node["isMaterializable"] and node["repository"]["location"]["name"] == location
+        ]
 
     def assets_of_module(self, location: str, module: str) -> list[list[str]]:
         """The keys of the assets that one module of a location defines."""
