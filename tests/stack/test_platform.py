@@ -28,7 +28,7 @@ def test_a_failed_run_of_another_location_arrives_as_an_alert_and_the_daemon_sen
     )
     stack.compose("exec", "--detach", "platform", "python", "-c", RECEIVER)
     wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 90, "every location to load")
-    run = stack.materialize([["github", "issues"]], "sandbox/handbook")
+    run = stack.materialize([["github", "pull_requests"]], "sandbox/handbook")  # no other test lets it fail
     assert run["status"] == "FAILURE"
 
     def received() -> str:
@@ -37,7 +37,7 @@ def test_a_failed_run_of_another_location_arrives_as_an_alert_and_the_daemon_sen
     wait_for(lambda: run["runId"] in received(), 120, "the alert to arrive")
     wait_for(lambda: "/heartbeat" in received(), 120, "a heartbeat to arrive")
     [alert] = [line for line in received().splitlines() if run["runId"] in line]
-    assert "engineering: github/issues [sandbox/handbook] failed" in alert
+    assert "engineering: github/pull_requests [sandbox/handbook] failed" in alert
     assert "GitHub rejects the credential" in alert
     assert f"http://127.0.0.1:{stack.port}/runs/{run['runId']}" in alert
     assert "wrong-token-7f3a" not in received()
