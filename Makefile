@@ -2,6 +2,7 @@
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
+DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
@@ -57,8 +58,9 @@ test: .venv/synced ## run unit and integration tests, without Docker
 test-slow: .venv/synced ## run the tests that `make test` leaves out: further examples of what it tests
 	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations -m slow
 
-test-destinations: .venv/synced ## run loads into Delta, Iceberg and MariaDB, and check the SQL for warehouses in the cloud
+test-destinations: .venv/synced ## run loads into Delta, Iceberg, DuckLake and MariaDB, and check the SQL for warehouses in the cloud
 	$(UV) run --locked --isolated --group destinations pytest --numprocesses 2 tests/destinations
+	$(UV) run --locked --isolated --group destinations $(DUCKLAKE) pytest tests/destinations/test_ducklake.py
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
 	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py $(addprefix --ignore ,$(CLONE_TESTS))
