@@ -5,6 +5,7 @@
 FROM python:3.13-slim-trixie AS uv
 # The root filesystem is read-only in a container, so bytecode must be compiled in the build.
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never PIP_CACHE_DIR=/cache/pip UV_CACHE_DIR=/cache/uv
+# hadolint ignore=DL3042
 RUN --mount=type=cache,target=/cache pip install uv==0.13.9
 
 FROM uv AS requirements
@@ -62,6 +63,7 @@ RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv 
     UV_CACHE_DIR=/cache/uv uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
         --no-deps --require-hashes -r /groups/${LOCATION}.txt
 # pg_dump for backups, no older than the servers: Debian 13 has version 17, as docker-compose.yml.
+# hadolint ignore=DL3008
 RUN test "${LOCATION}" != platform || { apt-get update && \
     apt-get install -y --no-install-recommends postgresql-client-17 && rm -rf /var/lib/apt/lists/*; }
 COPY runtime runtime

@@ -2,12 +2,13 @@
 
 UV := $(shell command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked --no-sync
+LINT := $(UV) run --locked --isolated --only-group lint
 DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor restore user proof demo dev check format test test-slow test-destinations test-stack test-plain test-upstream chaos soak stress bench bench-small clean
+.PHONY: help up down deploy doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-plain test-upstream chaos soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,8 +46,20 @@ check: .venv/synced ## check style, types, import contracts, the lock file, and 
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
+	$(LINT) shellcheck .ci/run deploy/login/key deploy/login/user sandbox/shop/5_password.sh
+	$(LINT) hadolint Dockerfile deploy/login/Dockerfile
+	$(LINT) zizmor --offline --quiet .github
+	$(LINT) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(RUN) python -m scripts.check_modules
 	@$(RUN) python -m runtime.check_project code_locations dlt_sources
+
+audit: $(UV) ## look up all locked packages in the OSV database, and fail if one has a known vulnerability
+	@$(UV) audit --locked || { code=$$?; test $$code = 2 || exit $$code; \
+	echo 'NOT AUDITED: https://api.osv.dev cannot be reached from here, see above.'; }
+
+sbom: $(UV) ## write artifacts/sbom.json: all locked Python packages, in CycloneDX
+	@mkdir -p artifacts
+	@$(UV) export --quiet --locked --no-emit-project --all-groups --format cyclonedx1.5 --output-file artifacts/sbom.json
 
 format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff check --fix
