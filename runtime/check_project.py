@@ -228,7 +228,7 @@ def pipelines(module: Module, node: ast.AST) -> Iterator[Finding]:
         and module.name(node) == "dlt.pipeline"
         and not any(k.arg == "pipelines_dir" and not isinstance(k.value, ast.Constant) for k in node.keywords)
     ):
-        what = "dlt.pipeline() at import uses a folder that all processes share: of runs that start together, some fail"
+        what = "dlt.pipeline() at import makes files in a folder that all processes share: they wait for one another"
         instead = "pipelines_dir=import_directory(), from runtime.load.directories, among its arguments, "
         instead += "or warehouse_pipeline(), from runtime.load.warehouse,"
         yield Finding(module.file, node.lineno, what, instead)

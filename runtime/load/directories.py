@@ -1,10 +1,15 @@
-"""Where runs keep their files."""
+"""Where runs keep their files, and how processes share those of pipelines."""
 
+import fcntl
 import shutil
 import tempfile
-from functools import cache
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 import dlt
 
@@ -25,3 +30,37 @@ def import_directory() -> str:
     path = tempfile.mkdtemp(prefix="dlt-import-")
     Finalize(None, shutil.rmtree, args=(path, True), exitpriority=0)
     return path
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Waits while another process makes a pipeline, but not longer than half a minute."""
+    try:
+        file = (data_directory("locks") / "pipelines.lock").open("a")
+    except OSError:  # nothing can be written: loads will say so, and the location is shown
+        yield
+        return
+    with file:
+        deadline = time.monotonic() + 30  # the other process may have stopped
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.02)
+        yield
+
+
+_make = dlt.Pipeline.__init__
+
+
+@wraps(_make)
+def _make_in_turn(*args: Any, **kwargs: Any) -> None:
+    """`dlt.pipeline()` makes and removes files in a folder that all processes share.
+
+    Of runs that import the same module together in a new container, some would fail there, with any resource.
+    """
+    with _turn():
+        _make(*args, **kwargs)
+
+
+dlt.Pipeline.__init__ = _make_in_turn  # type: ignore[method-assign]

@@ -1,11 +1,9 @@
 """What every code location shares: the resource `dlt`, and a placeholder for each module that cannot be loaded."""
 
-import fcntl
 import logging
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -17,7 +15,6 @@ from dagster_dlt import DagsterDltResource
 from runtime.load import retries
 from runtime.load.advice import advice
 from runtime.load.assets import with_readable_metadata
-from runtime.load.directories import data_directory
 from runtime.load.providers import vaults_at_import
 from runtime.load.resource import IsolatedDltResource
 
@@ -55,32 +52,10 @@ def isolated_imports(package: str) -> Iterator[None]:
 
     names["__getattr__"] = isolated  # Python asks it for the modules that the package has not imported yet (PEP 562)
     try:
-        with _import_lock(), vaults_at_import():
+        with vaults_at_import():
             yield
     finally:
         del names["__getattr__"]
-
-
-@contextmanager
-def _import_lock() -> Iterator[None]:
-    """Waits while another process imports modules, but not longer than half a minute.
-
-    `dlt.pipeline()` makes and removes files in a folder that all processes share. Of runs that start together in a new
-    container, some would fail there.
-    """
-    try:
-        file = (data_directory("locks") / "imports.lock").open("a")
-    except OSError:  # nothing can be written: loads will say so, and the location is shown
-        yield
-        return
-    with file:
-        deadline = time.monotonic() + 30  # the other process may wait for this one
-        while time.monotonic() < deadline:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.02)
-        yield
 
 
 def merge(*modules: dg.Definitions) -> dg.Definitions:

@@ -14,8 +14,10 @@ import dlt
 import duckdb
 import psycopg2
 import pytest
+from dagster_dbt import DbtCliResource
 from dlt.common.destination import Destination
 
+from code_locations.analytics import prepare
 from tests.support.database import Database
 from tests.support.location import Location
 from tests.support.stack import wait_for
@@ -335,6 +337,13 @@ def test_dbt_waits_for_its_turn_at_the_duckdb_file_and_gives_it_back(tmp_path: P
 
     assert process.returncode == 0, output.read_text()[-2000:]
     assert waiting in output.read_text()
+
+
+def test_dbt_has_the_version_that_it_says_itself() -> None:
+    project = prepare.prepared_project("duckdb")
+    stock = DbtCliResource(project_dir=project, dbt_executable=prepare.DBT)
+
+    assert prepare.dbt_resource(project)._cli_version == stock._cli_version
 
 
 def test_a_warehouse_that_dbt_has_no_target_for_is_named(tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ FOUND = {
     "a pipeline of a factory": (
         'def build(name):\n    return dlt.pipeline(name, destination="duckdb")  # found\n'
         'pipelines = [build(name) for name in "ab"]',
-        "runs that start together",
+        "wait for one another",
         'def build(name):\n    return dlt.pipeline(name, destination="duckdb")',
     ),
     "a pipeline in a decorator": (
         "def build(name):\n    @dlt_assets(dlt_source=s,\n        dlt_pipeline=dlt.pipeline(name))  # found\n"
         '    def assets(context): ...\n    return assets\nassets = build("shop")',
-        "runs that start together",
+        "wait for one another",
         "def build(name):\n    @dg.op\n    def load():\n        dlt.pipeline(name)\n    return load()\n"
         'graph = build("shop")',
     ),
