@@ -6,9 +6,10 @@ LINT := $(UV) run --locked --isolated --only-group lint
 DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
+LONG_TESTS := tests/stack/test_chaos.py tests/stack/test_siege.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-plain test-upstream chaos soak stress bench bench-small clean
+.PHONY: help up down deploy doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -76,7 +77,7 @@ test-destinations: .venv/synced ## run loads into Delta, Iceberg, DuckLake and M
 	$(UV) run --locked --isolated --group destinations $(DUCKLAKE) pytest tests/destinations/test_ducklake.py
 
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
-	$(RUN) pytest tests/stack --ignore tests/stack/test_chaos.py $(addprefix --ignore ,$(CLONE_TESTS))
+	$(RUN) pytest tests/stack $(addprefix --ignore ,$(LONG_TESTS)) $(addprefix --ignore ,$(CLONE_TESTS))
 	$(RUN) pytest $(CLONE_TESTS)
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
@@ -89,6 +90,9 @@ test-upstream: $(UV) ## run the suites of Dagster and dlt against the libraries 
 
 chaos: .venv/synced ## kill each part of the stack during a backfill and print how long each recovery takes
 	$(RUN) pytest tests/stack/test_chaos.py
+
+siege: .venv/synced ## queue 1,000 runs and load 200 partitions while 50 people use the UI (SIEGE_MINUTES=10), and print the pages' times
+	$(RUN) pytest tests/stack/test_siege.py
 
 soak: .venv/synced ## write and prune a week of runs (SOAK_RUNS=… a day), and print how the tables level off
 	SOAK_RUNS=$${SOAK_RUNS:-500} $(RUN) pytest --capture no --timeout 7200 tests/code_locations/test_platform_pruning.py -k level_off

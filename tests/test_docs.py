@@ -18,7 +18,7 @@ from tests.dlt_sources import zendesk
 from tests.support.paths import ROOT
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "sandbox").glob("*.md")),
 ]

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.stack import Stack, wait_for
+from tests.support.stack import LOCATIONS, Stack, wait_for
 
 TOKEN, WRONG_TOKEN, WRONG_PASSWORD = "sandbox-token", "canary-token-5d1c9e", "canary-password-8a40b7"
 INSTANCE, WAREHOUSE, SOURCE = "DAGSTER_POSTGRES_PASSWORD", "DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "TOKEN"
@@ -19,6 +19,7 @@ MAY_KNOW = {
     "warehouse": {WAREHOUSE},
     "sandbox": set(),
     "shop": {SHOP, READER},
+    "analytics": {INSTANCE, WAREHOUSE},
     "engineering": {INSTANCE, WAREHOUSE, SOURCE},
     "learning": {INSTANCE, WAREHOUSE, SOURCE},
     "operations": {INSTANCE, WAREHOUSE, READER},
@@ -27,9 +28,11 @@ MAY_KNOW = {
 }
 # Everything that a process wrote: files and traces of failed loads, captured logs, temporary files.
 FILES = """
-import gzip, pathlib, sys
+import gzip, os, pathlib, sys
 for folder in sys.argv[1:]:
-    for path in filter(pathlib.Path.is_file, pathlib.Path(folder).rglob('*')):
+    for path in pathlib.Path(folder).rglob('*'):
+        if not path.is_file() or not os.access(path, os.R_OK):
+            continue
         data = path.read_bytes()
         print(path, (gzip.decompress(data) if data[:2] == b'\\x1f\\x8b' else data).decode('latin-1'))
 """
@@ -123,3 +126,15 @@ def test_a_container_has_the_secrets_it_needs_and_no_other(
         if any(value in text for value in values for text in (inspected, processes))
     }
     assert known == MAY_KNOW[service]
+
+
+@pytest.mark.parametrize("location", [name for name in LOCATIONS if name != "engineering"])
+def test_a_location_finds_no_file_with_a_secret_of_another_one(
+    changed_stack: Stack, runs: list[str], secrets: dict[str, set[str]], location: str
+) -> None:
+    others = {value for name in secrets if name not in MAY_KNOW[location] for value in secrets[name]}
+    folders = ["/app/data", "/backups", "/dagster", "/files", "/run", "/tmp", "/var"]
+    files = changed_stack.compose("exec", "-T", location, "python", "-c", FILES, *folders).stdout
+
+    assert "engineering" in files  # the records of its runs
+    assert [value for value in others | {WRONG_TOKEN} if value in files] == []

@@ -9,6 +9,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPMessage
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -89,7 +90,7 @@ class Browser:
         handlers = (urllib.request.HTTPSHandler(context=self.tls), urllib.request.HTTPCookieProcessor(self.cookies))
         self.opener = urllib.request.build_opener(*handlers)
 
-    def open(self, path: str, body: bytes | None = None, /, **headers: str) -> Answer:
+    def open(self, path: str, body: bytes | Iterator[bytes] | None = None, /, **headers: str) -> Answer:
         url = path if path.startswith("http") else self.url + path
         request = urllib.request.Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()})
         response: Any
@@ -296,6 +297,17 @@ def test_a_link_runs_no_query(browser: Browser) -> None:
 
     for path in ("/graphql", "/%67raphql"):
         assert browser.open(f"{path}?query=mutation%7Bx%7D%23%zz").status == 405, path
+
+
+def test_a_body_that_is_larger_than_the_webservers_memory_is_refused(deployment: Deployment, browser: Browser) -> None:
+    before = deployment.started()
+    headers = {"Content_Type": "application/json", **basic("ann")}
+
+    assert browser.open("/graphql", b" " * 10_100_000, **headers).status in (413, 502)  # 502: Caddy 2.6
+    with suppress(urllib.error.URLError):  # refused before all of it is sent
+        assert browser.open("/graphql", (b" " * 1_000_000 for _ in range(2_000)), **headers).status in (413, 502)
+    assert deployment.started() == before
+    assert browser.graphql("{ version }", **basic("ann"))["version"]
 
 
 def test_browsers_are_told_to_be_careful(deployment: Deployment, browser: Browser) -> None:

@@ -65,6 +65,12 @@ class Stack:
     def containers(self) -> list[str]:
         return self.compose("ps", "--all", "--quiet").stdout.split()
 
+    def started(self) -> str:
+        """When each container started, and how often after a crash."""
+        wanted = "{{.Name}} {{.State.StartedAt}} {{.RestartCount}}"
+        command = ["docker", "inspect", "--format", wanted, *self.containers()]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
     def set(self, name: str, value: str) -> None:
         """Edit `.env`, as a user does."""
         text, found = re.subn(rf"^#?{name}=.*$", f"{name}={value}", self.env_file.read_text(), flags=re.MULTILINE)
