@@ -1,6 +1,7 @@
 """GitHub: issues, pull requests, stargazers and events. One partition per repository."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -93,10 +94,13 @@ def rows_match_github(
     pipeline = pipeline_of(assets)
     with_children = f", each with all of its {' and '.join(children)}" if children else ""
 
+    warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
+
     @dg.asset_check(
         name="rows_match_github",
         asset=["github", table],
         description=f"The warehouse has all {table.replace('_', ' ')} that GitHub counts{with_children}.",
+        partitions_def=repositories,  # a repository's result does not replace that of another one
         retry_policy=CHECK_RETRIES,
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:

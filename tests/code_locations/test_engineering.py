@@ -45,6 +45,8 @@ def test_a_repository_loads_and_all_checks_pass(location: Location) -> None:
         for check in checks
     }
     assert (count(location, "issues"), count(location, "pull_requests")) == (130, 60)
+    # Another repository's result would hide that rows of this one are missing.
+    assert report["checked_partitions"]["issues.rows_match_github"] == "sandbox/handbook"
 
 
 def test_an_empty_repository_loads(location: Location) -> None:

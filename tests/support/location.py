@@ -64,7 +64,7 @@ class Location:
         """Materialize tables of the source, or the whole location; returns rows and checks by table."""
         run = materialize(self.source, *tables, partition=partition, full_reload=full_reload)
         [report] = self.run(run)
-        for part in ("rows", "checks", "severities"):
+        for part in ("rows", "checks", "checked_partitions", "severities"):
             report[part] = {name.removeprefix(f"{self.source}/"): value for name, value in report[part].items()}
         return report
 

@@ -68,5 +68,6 @@ def report(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
             if "rows_loaded" in m.metadata
         },
         "checks": {name: check.passed for name, check in checks.items()},
+        "checked_partitions": {name: check.partition for name, check in checks.items()},
         "severities": {name: check.severity.value for name, check in checks.items() if not check.passed},
     }
