@@ -1,0 +1,1 @@
+"""The service `metrics`: what Dagster knows of itself, for Prometheus (docs/operating.md)."""
