@@ -1,5 +1,6 @@
 # host           webserver and daemon: Dagster and the run launcher, without the code of any location
 # code-location  one location: `--build-arg LOCATION=<folder in code_locations>`
+# metrics        what Dagster knows of itself, for Prometheus
 # sandbox        the fake SaaS APIs; never deployed
 
 FROM python:3.13-slim-trixie AS uv
@@ -16,7 +17,8 @@ RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
  && $export --no-default-groups --group verified --output-file /dagster.txt \
  && $export --only-group sandbox --output-file /sandbox.txt \
  && $export --only-group analytics --output-file /groups/analytics.txt \
- && $export --only-group platform --output-file /groups/platform.txt
+ && $export --only-group platform --output-file /groups/platform.txt \
+ && $export --only-group metrics --output-file /groups/metrics.txt
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /
@@ -47,6 +49,18 @@ COPY runtime/instance runtime/instance
 RUN python -m compileall -q runtime
 USER 10001:10001
 CMD ["dagster-webserver", "--host", "0.0.0.0", "--port", "3000", "--workspace", "/dagster/workspace.yaml"]
+
+FROM dagster AS metrics
+RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=requirements,source=/groups,target=/groups \
+    --mount=type=cache,target=/cache \
+    UV_CACHE_DIR=/cache/uv uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
+        --no-deps --require-hashes -r /groups/metrics.txt
+COPY runtime/__init__.py runtime/
+COPY runtime/instance runtime/instance
+RUN python -m compileall -q runtime
+USER 10001:10001
+CMD ["python", "-m", "runtime.instance.metrics", "--host", "0.0.0.0", "--webserver", "http://webserver:3000"]
 
 FROM uv AS code
 # Docker compares what this stage leaves in /code. An edit that does not change it does not change the image either.

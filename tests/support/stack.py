@@ -60,7 +60,7 @@ class Stack:
         self.compose("up", "--build", "--detach", "--wait", *services)
 
     def down(self) -> None:
-        self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
     def containers(self) -> list[str]:
         return self.compose("ps", "--all", "--quiet").stdout.split()

@@ -104,10 +104,16 @@ class Events:
     def _zeros(self) -> None:
         """Series that exist before the first event: the increase from nothing to 1 is no increase to Prometheus."""
         for job, location in self.workspace.jobs:
+            self.run_seconds.labels(job, location)
+            self.queue_seconds.labels(job, location)
             for status in ("success", "failure"):
                 self.completed.labels(job, location, status)
         for asset in self.workspace.assets:
-            self.materializations.labels(asset)
+            for figure in (self.materializations, self.load_rows, self.load_seconds):
+                figure.labels(asset)
+        for asset, check in self.workspace.checks:
+            for status in ("passed", "failed"):
+                self.evaluations.labels(asset, check, status)
 
     def _follow(self, connection: Connection, cursor: int, until: int) -> int:
         """Counts the next events, and returns the number up to which all are counted.
