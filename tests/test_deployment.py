@@ -19,6 +19,8 @@ READ: dict[str, Any] = yaml.safe_load((ROOT / "compose.read.yml").read_text())
 # Compose's own tags set a list anew; here their values are read as they stand.
 LOGIN_TEXT = re.sub(r"!(reset|override) ", "", (ROOT / "compose.login.yml").read_text())
 LOGIN: dict[str, Any] = yaml.safe_load(LOGIN_TEXT)
+MONITORING_TEXT = (ROOT / "compose.monitoring.yml").read_text().replace("!reset ", "")
+MONITORING: dict[str, Any] = yaml.safe_load(MONITORING_TEXT)
 SSO: dict[str, Any] = yaml.safe_load((ROOT / "compose.sso.yml").read_text())
 WORKSPACE: dict[str, Any] = yaml.safe_load((ROOT / "workspace.yaml").read_text())
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -165,9 +167,13 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), "warehouse-reader", "caddy", "login"])
+ALL_SERVICES = READ["services"] | LOGIN["services"] | MONITORING["services"] | COMPOSE["services"]
+OF_OVERRIDES = ["warehouse-reader", "caddy", "login", "prometheus", "grafana"]
+
+
+@pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), *OF_OVERRIDES])
 def test_a_service_is_hardened(name: str) -> None:
-    service = (READ["services"] | LOGIN["services"] | COMPOSE["services"])[name]
+    service = ALL_SERVICES[name]
 
     assert service["read_only"]
     assert service["init"]
@@ -186,9 +192,24 @@ def test_compose_does_not_look_for_our_images_in_a_registry() -> None:
 
 
 def test_only_the_ui_is_published_and_only_on_loopback() -> None:
+    """And metrics, in a profile that is off."""
     ports = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
 
-    assert ports == {"webserver": ["127.0.0.1:${WEBSERVER_PORT:-3000}:3000"]}
+    assert ports == {
+        "webserver": ["127.0.0.1:${WEBSERVER_PORT:-3000}:3000"],
+        "metrics": ["127.0.0.1:${METRICS_PORT:-9101}:9101"],
+    }
+    assert COMPOSE["services"]["metrics"]["profiles"] == ["metrics"]
+    assert "metrics" not in re.findall(r"^COMPOSE_PROFILES=(.*)$", EXAMPLE, re.MULTILINE)[0].split(",")
+
+
+def test_monitoring_is_published_only_on_loopback_and_reaches_metrics_alone() -> None:
+    """Grafana asks for no password. It and Prometheus share a network with `metrics` and with nothing else."""
+    ports = [port for service in MONITORING["services"].values() for port in service.get("ports", [])]
+
+    assert sorted(ports) == ["127.0.0.1:${GRAFANA_PORT:-3001}:3000", "127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"]
+    assert all(MONITORING["services"][name]["networks"] == ["metrics"] for name in ("prometheus", "grafana"))
+    assert [name for name, service in COMPOSE["services"].items() if "metrics" in service["networks"]] == ["metrics"]
 
 
 def test_the_override_for_readers_publishes_only_the_warehouse_and_only_on_loopback() -> None:
@@ -260,7 +281,7 @@ def test_a_location_gets_every_variable_that_its_code_reads(name: str) -> None:
 
 def test_the_example_has_every_variable_of_the_deployment_and_none_that_nobody_reads() -> None:
     """Variables of a location may be in the example, but env.list is enough."""
-    overrides = ("compose.login.yml", "compose.read.yml", "compose.sso.yml")
+    overrides = ("compose.login.yml", "compose.monitoring.yml", "compose.read.yml", "compose.sso.yml")
     documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
     compose = "".join((ROOT / name).read_text() for name in ["docker-compose.yml", *overrides])
     in_compose = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+)", compose))
@@ -295,7 +316,7 @@ def test_images_bake_in_neither_instance_nor_workspace() -> None:
 
     assert not re.search(r"COPY.*\.yaml", dockerfile)
     assert "ENTRYPOINT" not in dockerfile
-    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"] * 3
+    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == ["10001:10001"] * 4
     assert "ENV DAGSTER_MODULE_NAME=code_locations.${LOCATION}.definitions" in dockerfile
 
 
