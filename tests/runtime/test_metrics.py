@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import md5
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from sqlalchemy import Engine, event, text
 
 from runtime.instance.metrics import exporter
 from runtime.instance.metrics.exporter import Exporter
+from runtime.instance.metrics.workspace import Definitions
 from tests.support.metrics import Scraped, ago, in_location, named, postgres_instance, scrape, value
 from tests.support.traffic import ASSETS, Traffic
 
 ISSUES, ORDERS, SUMMARY = ASSETS
 NOWHERE = "http://127.0.0.1:9"
 HISTORY = 200_000
-BIG_TABLES = {"event_logs", "runs", "run_tags", "asset_check_executions"}
+BIG_TABLES = {"event_logs", "runs", "run_tags", "job_ticks", "asset_check_executions"}
 
 
 @pytest.fixture
@@ -375,6 +377,12 @@ def grow(instance: dg.DagsterInstance) -> None:
         "FROM generate_series(1, :copies), event_logs",
         copies=HISTORY // 500,
     )
+    execute(
+        instance,
+        "INSERT INTO job_ticks (job_origin_id, selector_id, status, timestamp) "
+        "SELECT '', md5(cast(n % 20 AS text)), 'SUCCESS', now() FROM generate_series(1, :ticks) AS n",
+        ticks=HISTORY // 4,
+    )
     for table in BIG_TABLES:
         execute(instance, f"ANALYZE {table}")  # as autovacuum does
     with instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined]
@@ -387,6 +395,8 @@ def cost(instance: dg.DagsterInstance, exporting: Callable[..., Exporter], traff
     with queries() as asked:
         started = exporting(instance)
         first = len(asked)
+        schedules = {md5(str(n).encode()).hexdigest(): ("schedule", f"schedule_{n}") for n in range(20)}
+        started.workspace._locations = {"shop": Definitions(automation=schedules, assets={"marts/summary"})}
         traffic.run(ago(minutes=5), SUMMARY)
         settled(started)
     for number, (statement, parameters) in enumerate(asked):

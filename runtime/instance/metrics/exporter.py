@@ -40,15 +40,16 @@ class Exporter:
             "dagster_exporter_scrape_errors", "Failed reads of a part.", ["collector"], registry=self.registry
         )
         self._engine = engine_of(instance)
-        self._workspace = Workspace(webserver)
-        self._events = Events(self.registry, self._workspace)
+        self.workspace = Workspace(webserver)
+        self._events = Events(self.registry, self.workspace)
         self._database: dict[str, Callable[..., Iterable[Metric]]] = {
             "connections": tables.connections,
             "daemons": partial(tables.daemons, required=instance.get_required_daemon_types()),
             "pools": tables.pools,
-            "runs": partial(tables.active_runs, workspace=self._workspace),
-            "assets": partial(tables.assets, workspace=self._workspace),
-            "freshness": partial(tables.freshness, workspace=self._workspace),
+            "runs": partial(tables.active_runs, workspace=self.workspace),
+            "assets": partial(tables.assets, workspace=self.workspace),
+            "freshness": partial(tables.freshness, workspace=self.workspace),
+            "ticks": partial(tables.ticks, workspace=self.workspace),
             "events": self._events.read,
         }
         self._lock, self._last, self._read_at = threading.Lock(), list[Metric](), float("-inf")
@@ -83,7 +84,7 @@ class Exporter:
             seconds.add_metric([name], time.monotonic() - started)
             return found
 
-        yield from attempt("workspace", self._workspace.read)
+        yield from attempt("workspace", self.workspace.read)
         try:
             connection = self._engine.connect()
         except SQLAlchemyError as error:  # waits once, not for each part

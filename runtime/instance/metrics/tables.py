@@ -39,6 +39,11 @@ SELECT asset_keys.asset_key, last.event FROM asset_keys CROSS JOIN LATERAL (
   WHERE event_logs.asset_key = asset_keys.asset_key AND dagster_event_type = 'FRESHNESS_STATE_CHANGE'
   ORDER BY id DESC LIMIT 1) AS last
 """
+TICKS = """
+SELECT asked.id, last.status, extract(epoch FROM last.timestamp)
+FROM unnest(cast(:selectors AS text[])) AS asked(id) CROSS JOIN LATERAL (
+  SELECT status, timestamp FROM job_ticks WHERE selector_id = asked.id ORDER BY timestamp DESC LIMIT 1) AS last
+"""
 POOLS = """
 SELECT concurrency_key, "limit", using_default_limit,
   (SELECT count(run_id) FROM concurrency_slots AS slot WHERE slot.concurrency_key = pool.concurrency_key),
@@ -113,6 +118,25 @@ def freshness(connection: Connection, workspace: Workspace) -> Iterator[Metric]:
             change: Any = dg.deserialize_value(event, dg.EventLogEntry).get_dagster_event().event_specific_data
             state.add_metric([name, change.new_state.value.lower()], 1)
     yield state
+
+
+def ticks(connection: Connection, workspace: Workspace) -> Iterator[Metric]:
+    """How and when the last tick of each schedule and sensor went."""
+    outcomes, times = dict[str, GaugeMetricFamily](), dict[str, GaugeMetricFamily]()
+    for kind in ("schedule", "sensor"):
+        labels = [f"{kind}_name", "location"]
+        outcomes[kind] = GaugeMetricFamily(
+            f"dagster_{kind}_last_tick_status", f"1; how the last tick of a {kind} ended.", labels=[*labels, "status"]
+        )
+        times[kind] = GaugeMetricFamily(
+            f"dagster_{kind}_last_tick_timestamp_seconds", f"When a {kind} ticked last.", labels=labels
+        )
+    automation = workspace.automation
+    for selector, status, seconds in rows(connection, TICKS, selectors=list(automation)):
+        kind, name, location = automation[selector]
+        outcomes[kind].add_metric([name, location, status.lower()], 1)
+        times[kind].add_metric([name, location], float(seconds))
+    yield from (*outcomes.values(), *times.values())
 
 
 def asset_name(key: str) -> str:
