@@ -83,8 +83,8 @@ class Events:
     def read(self, connection: Connection) -> Iterator[Metric]:
         until, self.newest = self.newest, int(connection.scalar(text(NEWEST)) or 0)
         if self.cursor is None or self.newest < self.cursor:  # the start, or a backup was restored
-            self.cursor = until = self.newest
             self._look_back(connection)
+            self.cursor = until = self.newest
         self._zeros()
         deadline = time.monotonic() + LOOK_SECONDS
         while self.cursor < until and time.monotonic() < deadline:
