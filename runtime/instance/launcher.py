@@ -15,6 +15,8 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import ConfigurableClassData, deserialize_value
 
+from runtime.instance import run_lock
+
 # After this time without an answer, a location and its runs are considered lost. Longer than a deploy.
 UNREACHABLE_SECONDS = 300
 ANSWER_SECONDS = 10
@@ -24,8 +26,9 @@ class LocationRunLauncher(DefaultRunLauncher):
     """Dagster's default launcher with a health check for its runs.
 
     A run is a process of its location's gRPC server. When the container restarts, the process is gone but the run
-    stays STARTED for ever. This launcher asks the new server whether it executes the run. If not, run monitoring
-    marks the run as failed and run retries relaunch it.
+    stays STARTED for ever. This launcher asks the new server whether it executes the run. If not, and no other process
+    holds the run's lock, run monitoring marks the run as failed and run retries relaunch it. While a location is
+    replaced, its old server may still have runs that the new one does not know.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -58,7 +61,7 @@ class LocationRunLauncher(DefaultRunLauncher):
         except DagsterUserCodeUnreachableError:
             return self._unreachable(run)
         self._unreachable_since.pop(run.run_id, None)
-        if executing:
+        if executing or run_lock.is_held(run.run_id, self._instance.get_ref()):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.FAILED,

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import synchronize
 from multiprocessing.context import BaseContext
@@ -27,11 +28,14 @@ from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, get_python_environ
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.utils import FuturesAwareThreadPoolExecutor
 from dagster._grpc.server import DagsterApiServer, DagsterGrpcServer
+from dagster._grpc.types import ExecuteExternalJobArgs
 from dagster._serdes import deserialize_value
 from dagster._utils.log import configure_loggers
 from dagster_postgres.utils import DagsterPostgresException
 from dagster_shared.cli import PythonPointerOpts
 from sqlalchemy.exc import OperationalError
+
+from runtime.instance import run_lock
 
 RETRY_SECONDS = 2.0
 
@@ -92,10 +96,13 @@ def _is_readable(descriptor: int) -> bool:
 
 
 class RunContext:
-    """A context of `multiprocessing` whose events are `TerminationEvent`s, and its processes `RunProcess`es."""
+    """A context of `multiprocessing` whose events are `TerminationEvent`s, and its processes `RunProcess`es.
 
-    def __init__(self, context: BaseContext) -> None:
-        self._context = context
+    `around`, if there is one, is called in place of each target, with it and its arguments.
+    """
+
+    def __init__(self, context: BaseContext, around: Callable[..., object] | None = None) -> None:
+        self._context, self._around = context, around
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -103,8 +110,17 @@ class RunContext:
     def Event(self) -> TerminationEvent:  # as `multiprocessing` calls it
         return TerminationEvent(ctx=self._context)
 
-    def Process(self, *args: Any, **kwargs: Any) -> RunProcess:
-        return RunProcess(self._context.Process(*args, **kwargs))  # type: ignore[attr-defined]  # each context has it
+    def Process(self, target: Callable[..., object], args: Sequence[Any] = ()) -> RunProcess:
+        process = self._context.Process  # type: ignore[attr-defined]  # each context has it
+        given = (self._around, [target, *args]) if self._around else (target, args)
+        return RunProcess(process(target=given[0], args=given[1]))
+
+
+def execute(target: Callable[..., None], run: str, *args: Any) -> None:
+    """The process of a run: Dagster's, with the run's lock. `run` is an ExecuteExternalJobArgs, serialized."""
+    asked = deserialize_value(run, ExecuteExternalJobArgs)
+    run_lock.hold(asked.run_id, asked.instance_ref)
+    target(run, *args)
 
 
 class LocationServer(DagsterApiServer):
@@ -115,7 +131,7 @@ class LocationServer(DagsterApiServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._mp_ctx = RunContext(self.process_context)  # type: ignore[assignment]
+        self._mp_ctx = RunContext(self.process_context, execute)  # type: ignore[assignment]
         # Dagster ends at once on SIGTERM, and its runs with it. This server takes no new runs and ends after the last
         # one, unless Docker's `stop_grace_period` ends first.
         signal.signal(signal.SIGTERM, lambda *_: self._shutdown_once_executions_finish_event.set())
