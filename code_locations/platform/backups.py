@@ -1,8 +1,13 @@
-"""Backups of Dagster's database and of the warehouse. Each is restored and compared before it counts."""
+"""Backups of Dagster's database and of the warehouse. Each is restored and compared before it counts.
 
+`python -m code_locations.platform.backups` makes one without a run.
+"""
+
+import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -187,6 +192,28 @@ def dump_all(instance: dg.DagsterInstance, url: str, folder: Path, log: Any) -> 
     return dumps
 
 
+def put_backup(instance: dg.DagsterInstance, url: str, log: Any) -> tuple[str, dict[str, Dump], list[str]]:
+    """Stores a verified backup and deletes old ones. Returns its name, its dumps and the names of the deleted ones.
+
+    Raises:
+        BackupFailed: a dump failed or differs, or BACKUP_URL or BACKUP_KEEP is wrong. Earlier backups stay.
+    """
+    place, kept, started = store(), keep(), time.monotonic()
+    with (
+        interprocess_lock(data_directory("locks") / "backups.lock", "another backup is under way", log),
+        tempfile.TemporaryDirectory(dir=data_directory("backups")) as temporary,
+    ):
+        name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
+        dumps = dump_all(instance, url, Path(temporary), log)
+        manifest = {
+            "verified": True,
+            "seconds": time.monotonic() - started,
+            "dumps": {key: asdict(dump) for key, dump in dumps.items()},
+        }
+        place.put(name, Path(temporary), manifest)
+        return name, dumps, place.delete_old(kept)
+
+
 @dg.asset(
     key=["platform", "backup"],
     group_name="platform",
@@ -201,24 +228,9 @@ def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
     if url is None:
         context.log.info("Nothing is backed up: Dagster's records are in SQLite files, as in `make dev`.")
         return dg.MaterializeResult()
-    lock = data_directory("locks") / "backups.lock"
-    started, log = time.monotonic(), context.log.info
+    started = time.monotonic()
     try:
-        place, kept = store(), keep()
-        with (
-            interprocess_lock(lock, "another backup is under way", log),
-            tempfile.TemporaryDirectory(dir=data_directory("backups")) as temporary,
-        ):
-            name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}"
-            dumps = dump_all(context.instance, url, Path(temporary), log)
-            seconds = time.monotonic() - started
-            manifest = {
-                "verified": True,
-                "seconds": seconds,
-                "dumps": {key: asdict(dump) for key, dump in dumps.items()},
-            }
-            place.put(name, Path(temporary), manifest)
-            deleted = place.delete_old(kept)
+        name, dumps, deleted = put_backup(context.instance, url, context.log.info)
     except BackupFailed as error:
         disable_run_retries(context.op_execution_context)
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -230,7 +242,7 @@ def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
             **{f"{key}/bytes": dump.bytes for key, dump in dumps.items()},
             **{f"{key}/rows": sum(dump.rows.values()) for key, dump in dumps.items()},
             "bytes": sum(dump.bytes for dump in dumps.values()),
-            "kept": len(place.names()),
+            "kept": len(store().names()),
             "deleted": dg.MetadataValue.json(deleted),
             "restore it": f"make restore FROM={name}",
         }
@@ -249,3 +261,20 @@ defs = dg.Definitions(
         )
     ],
 )
+
+
+def main() -> None:
+    """Makes a backup outside of a run, as `make upgrade` does, and prints its name."""
+    with dg.DagsterInstance.get() as instance:
+        url = dagster_url(instance)
+        try:
+            if url is None:
+                raise BackupFailed("Dagster's records are in SQLite files, which are not backed up.")
+            name, _, _ = put_backup(instance, url, logging.getLogger(__name__).info)
+        except BackupFailed as error:
+            sys.exit(str(error))
+    sys.stdout.write(f"{name}\n")
+
+
+if __name__ == "__main__":
+    main()
