@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts import sources, up
+from scripts import preview, sources, up
 from scripts.local import DAYS, skip_reason
 from tests.support.database import Database
 from tests.support.stack import clone
@@ -177,3 +177,22 @@ def test_the_demo_loads_the_days_on_which_the_shop_has_changes(demo_shop: Databa
     [(days,)] = demo_shop.execute("SELECT max(updated_at)::date - min(updated_at)::date + 1 FROM orders")
 
     assert days == DAYS
+
+
+def test_a_preview_keeps_its_passwords_and_takes_no_setting_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCES__GITHUB__ACCESS_TOKEN", "a-real-secret")
+    monkeypatch.setenv("SOURCES__OF_MY_OWN__API_KEY", "a-real-secret")
+    monkeypatch.setenv("FSSPEC_S3_SECRET", "a-real-secret")
+    monkeypatch.setenv("COMPOSE_FILE", "docker-compose.yml:compose.login.yml")
+    first = preview.env({"WEBSERVER_PORT": "40213", "DAGSTER_POSTGRES_PASSWORD": "of-its-container"})
+
+    assert "\nWEBSERVER_PORT=40213\n" in first
+    assert "\nDAGSTER_POSTGRES_PASSWORD=of-its-container\n" in first
+    assert "CHANGEME" not in first
+    assert {*preview.shell_settings()} >= {
+        "SOURCES__GITHUB__ACCESS_TOKEN",
+        "SOURCES__OF_MY_OWN__API_KEY",
+        "FSSPEC_S3_SECRET",
+        "COMPOSE_FILE",
+    }
+    assert "PATH" not in preview.shell_settings()
