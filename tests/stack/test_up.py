@@ -75,6 +75,40 @@ def test_a_new_secret_takes_a_line_in_the_list_and_its_value(running: Clone) -> 
             assert ("SOURCES__UNUSED__API_KEY=to$p secret" in environment.splitlines()) == (service == "learning")
 
 
+def test_a_secret_in_a_file_is_rotated_by_a_restart_of_its_location(running: Clone) -> None:
+    def rotate(value: str) -> tuple[str, str]:
+        """Replaces the file as editors do, and loads. Returns the status of the run and its errors."""
+        (folder / "new").write_text(value)
+        (folder / "new").chmod(0o644)
+        (folder / "new").rename(folder / "github-token")
+        running.compose("restart", "engineering")
+        wait_for(lambda: running.locations()["engineering"] == "loaded", 90, "engineering to load")
+        run = running.materialize([["github", "issues"]], "sandbox/handbook")
+        return run["status"], running.failures(run["runId"])
+
+    folder, override = running.root / "secrets", running.root / "docker-compose.override.yml"
+    folder.mkdir()
+    (folder / "github-token").write_text("wrong")
+    override.write_text("""
+services: {engineering: {secrets: [sources--github--access-token]}}
+secrets: {sources--github--access-token: {file: ./secrets/github-token}}
+""")
+    running.set("SOURCES__GITHUB__ACCESS_TOKEN", "")
+    try:
+        result = running.make_up()
+        assert "github: SOURCES__GITHUB__ACCESS_TOKEN is not set." not in result.stdout
+        others = running.started_at()
+        assert rotate("sandbox-token") == ("SUCCESS", "")
+        status, failures = rotate("revoked")
+        assert (status, "GitHub rejects the credential" in failures) == ("FAILURE", True)
+        assert rotate("sandbox-token") == ("SUCCESS", "")
+        restarted = {service for service, time in running.started_at().items() if others[service] != time}
+        assert restarted == {"engineering"}
+    finally:
+        override.unlink()
+        shutil.rmtree(folder)
+
+
 def test_make_up_names_the_sources_without_a_secret(running: Clone) -> None:
     running.set("SOURCES__THINKIFIC__API_KEY", "CHANGEME")
     running.set("SOURCES__HUBSPOT__API_KEY", "")

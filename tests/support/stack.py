@@ -273,6 +273,13 @@ class Clone(Stack):
         command = ["docker", "inspect", "--format", "{{.Image}}", container]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    def started_at(self) -> dict[str, str]:
+        """Service → when its container was started."""
+        found = self.container_ids()
+        command = ["docker", "inspect", "--format", "{{.State.StartedAt}}", *found.values()]
+        times = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return dict(zip(found, times, strict=True))
+
     def make_up(self) -> subprocess.CompletedProcess[str]:
         return self.script("up")
 
