@@ -6,10 +6,10 @@ LINT := $(UV) run --locked --isolated --only-group lint
 DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
-LONG_TESTS := tests/stack/test_chaos.py tests/stack/test_siege.py
+LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-plain test-upstream chaos siege soak stress bench bench-small clean
+.PHONY: help up down deploy upgrade preview preview-down doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,6 +22,15 @@ down: ## stop everything in Docker and keep the data
 
 deploy: ## LOCATION=…: build one location and replace its container; put the old one back if it does not load
 	@python3 -m scripts.deploy $(LOCATION)
+
+upgrade: ## after `git pull`: back up, build, drain, migrate, start and verify, or bring the old version back (DRAIN_SECONDS=…)
+	@python3 -m scripts.upgrade
+
+preview: ## NAME=…: start or update this checkout beside the main stack, on the sandbox, with a warehouse of its own
+	@python3 -m scripts.preview up "$(NAME)"
+
+preview-down: ## NAME=…: delete a preview with its volumes and images
+	@python3 -m scripts.preview down "$(NAME)"
 
 doctor: ## say what is wrong with the stack in Docker, and what to do about it
 	@python3 -m scripts.doctor
@@ -79,6 +88,10 @@ test-destinations: .venv/synced ## run loads into Delta, Iceberg, DuckLake and M
 test-stack: .venv/synced ## test the real compose stack, in its own project (needs Docker and Chromium)
 	$(RUN) pytest tests/stack $(addprefix --ignore ,$(LONG_TESTS)) $(addprefix --ignore ,$(CLONE_TESTS))
 	$(RUN) pytest $(CLONE_TESTS)
+
+test-upgrade: .venv/synced ## upgrade real stacks, roll back what fails, and start a preview beside one (needs Docker and git)
+	$(RUN) pytest tests/stack/test_upgrade.py
+	$(RUN) pytest tests/stack/test_preview.py
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations -k "not (postgres or histories or accelerate)"

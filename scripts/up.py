@@ -140,13 +140,17 @@ def missing_secrets(services: Mapping[str, Any]) -> Iterator[str]:
 
 def load_errors(timeout: float = 60) -> list[str]:
     """A sentence for each location whose code does not load. Waits while the webserver connects to the locations."""
+    return [f"The location {name} could not be loaded: {error}" for name, error in errors_by_location(timeout).items()]
+
+
+def errors_by_location(timeout: float) -> dict[str, str]:
     deadline = time.monotonic() + timeout
     while True:
         entries = graphql(LOCATIONS)["workspaceOrError"]["locationEntries"]
         found = {entry["name"]: root_cause(entry["locationOrLoadError"]) for entry in entries}
         waiting = [error for error in found.values() if "loading" in error or "Could not reach" in error]
         if not waiting or time.monotonic() > deadline:
-            return [f"The location {name} could not be loaded: {error}" for name, error in found.items() if error]
+            return {name: error for name, error in found.items() if error}
         time.sleep(1)
 
 

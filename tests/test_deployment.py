@@ -36,6 +36,7 @@ INTERNAL = {
     "DAGSTER_CURRENT_IMAGE",
     "DAGSTER_HOME",
     "DLT_DATA_DIR",
+    "DRAIN_SECONDS",
     "FROM",
     "USER_HEADER",
     "YES",

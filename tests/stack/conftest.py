@@ -14,7 +14,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked_for = any("stack" in path.parts for path in arguments)
     for item in items:
         if "stack" in item.path.parts:
-            item.add_marker(pytest.mark.timeout(600))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(600))
             if not asked_for:
                 item.add_marker(pytest.mark.skip(reason="builds and starts the stack in Docker: make test-stack"))
 
