@@ -69,7 +69,7 @@ def dbt_turn(context: dg.AssetExecutionContext) -> Iterator[Path]:
     """Waits until no other dbt run writes the models, nor a load the DuckDB file. Yields dbt's working directory."""
     parsed = data_directory("dbt") / f"{project.target_path.name}-{context.op.name}.msgpack"  # spares the next run 2 s
     with (
-        pipeline_lock("dbt", context.log.info),
+        pipeline_lock(context.op_execution_context, pipeline),
         duckdb_file_lock(pipeline, context.log.info),
         tempfile.TemporaryDirectory(prefix="dbt-") as temporary,
     ):

@@ -42,7 +42,7 @@ def lock_of_instance(on_lost: Callable[[], None]) -> AdvisoryLock | None:
         storage = instance.get_ref().storage
     if not isinstance(storage, DagsterPostgresStorage):
         return None
-    return AdvisoryLock(storage.postgres_url.replace("postgresql+psycopg2:", "postgresql:"), NAME, on_lost)
+    return AdvisoryLock(storage.postgres_url, NAME, on_lost)
 
 
 def stop() -> None:

@@ -1,12 +1,13 @@
 """Loads that would lose or duplicate rows fail before anything changes, with a sentence that says what to do."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 
 import dlt
-from dagster import DagsterInstance, DagsterRun, Failure, OpExecutionContext, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, Failure, OpExecutionContext, RunsFilter
 from dagster_dlt.constants import META_KEY_SOURCE
 from dlt.common.destination.client import WithStateSync
 from dlt.common.destination.exceptions import DestinationUndefinedEntity
@@ -21,7 +22,7 @@ from dlt.pipeline.state_sync import load_pipeline_state_from_destination
 
 from runtime.load.assets import dlt_objects
 from runtime.load.cursors import columns_with, disposition_of, incrementals, reads_window
-from runtime.load.locks import destination_client
+from runtime.load.locks import destination_client, duckdb_file, postgres_url
 from runtime.load.partitions import partition_label, time_window
 from runtime.load.retries import append_tag
 
@@ -30,6 +31,7 @@ RETRY_NUMBER_TAG = "dagster/retry_number"
 PARTITION_TAG = "dagster/partition"
 BACKFILL_TAG = "dagster/backfill"
 PARENT_BACKFILL_TAG = "dagster/parent_backfill_id"
+YES = ("true", "1", "yes", "on")
 PIPELINE_OPTIONS = ("destination", "staging", "dataset_name", "credentials")
 
 
@@ -63,6 +65,24 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
     _check_append_after_restart(context, _with_disposition("append", source, arguments))
     if partition := partition_label(context):
         _check_other_partitions(partition, source, arguments)
+
+
+def check_machines(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
+    """Raises Failure if runs may be on several machines, and what keeps them apart is not."""
+    instance = context.instance
+    if instance.is_ephemeral or isinstance(instance.run_launcher, DefaultRunLauncher):
+        return
+    launcher = type(instance.run_launcher).__name__
+    if postgres_url(instance) is None:
+        raise _failure(
+            f"{launcher} starts runs that may be on several machines, and the locks of loads reach them only in "
+            "Postgres. Let `storage` in dagster.yaml be in Postgres."
+        )
+    if (file := duckdb_file(pipeline)) and os.environ.get("RUNTIME__DUCKDB_SHARED_VOLUME", "").strip().lower() not in YES:
+        raise _failure(
+            f"{launcher} starts runs that may be on several machines, and {file} is a file on one. Load into another "
+            "warehouse. Or set RUNTIME__DUCKDB_SHARED_VOLUME=true if all runs have it on one volume with locks, as NFS 4."
+        )
 
 
 def check_try_out(source: DltSource, arguments: Mapping[str, Any]) -> None:

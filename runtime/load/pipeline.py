@@ -22,10 +22,11 @@ from runtime.load.guards import (
     check_destination,
     check_first_load_of_partition,
     check_first_load_of_window,
+    check_machines,
     check_run,
     check_try_out,
 )
-from runtime.load.locks import duckdb_file_lock, iceberg_lock, staging_client
+from runtime.load.locks import Confirm, duckdb_file_lock, iceberg_lock, staging_client
 from runtime.load.partitions import named_partition
 from runtime.load.providers import settings_of
 from runtime.load.retries import ERRORS, disk_is_full, record_append, retrying
@@ -65,11 +66,13 @@ class RunPipeline(dlt.Pipeline):
     appends = False
     has_loaded = False
     max_items = 0
+    confirm: Confirm  # that this run still has its lock
     arguments: Mapping[str, Any]
 
     def run(self, data: Any = None, max_items: int = 0, **arguments: Any) -> LoadInfo:
         """As in dlt. With `max_items`, a try-out: reads about so many rows of each table, and leaves cursors alone."""
         asked = {**arguments, "refresh": arguments.get("refresh") or self.refresh}
+        check_machines(self.op, self)
         check_run(self.op, data, asked)
         if max_items:
             check_try_out(data, asked)
@@ -119,7 +122,8 @@ class RunPipeline(dlt.Pipeline):
 
     def load_once(self, *args: Any, **kwargs: Any) -> LoadInfo:
         """One attempt of `load`."""
-        with duckdb_file_lock(self, self.op.log.info), iceberg_lock(self, self.op.log.info):
+        with duckdb_file_lock(self, self.op.log.info), iceberg_lock(self.op, self):
+            self.confirm()
             check_columns(self)
             if self.appends:
                 record_append(self.op)

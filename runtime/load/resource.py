@@ -115,16 +115,16 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> list[DltEventType]:
         """One attempt, from a new working directory to the events of a complete load."""
-        name = dlt_pipeline.pipeline_name
         lock = (
-            pipeline_lock(name, op.log.info)
+            pipeline_lock(op, dlt_pipeline)
             if needs_pipeline_alone(op, dlt_source)
-            else partition_lock(name, partition_label(op), op.log.info)
+            else partition_lock(op, dlt_pipeline, partition_label(op))
         )
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
         prepare_cursors(source, time_window(op) is not None, kwargs.get("write_disposition"))
-        with lock, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
+        with lock as confirm, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
+            pipeline.confirm = confirm
             pipeline.fragile = check_values(source, pipeline)
             pipeline.keys = record_keys(source)
             if isinstance(pipeline.collector, NullCollector):

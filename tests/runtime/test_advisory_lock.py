@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 
 from runtime.instance import advisory_lock
 from runtime.instance.advisory_lock import AdvisoryLock, acquire_within
@@ -125,21 +124,11 @@ def test_waiting_says_who_holds_it_once_and_gives_up_in_time(
 
 def test_a_pooler_in_between_is_refused(lock: Callable[..., AdvisoryLock], monkeypatch: pytest.MonkeyPatch) -> None:
     """PgBouncer invents the process id that a client is told. Here the query answers with another one."""
-    query = AdvisoryLock._query
-    monkeypatch.setattr(AdvisoryLock, "_query", lambda *args: [(-1, *row[1:]) for row in query(*args)])
+    query = advisory_lock._query
+    monkeypatch.setattr(advisory_lock, "_query", lambda *args: [(-1, *row[1:]) for row in query(*args)])
 
-    with pytest.raises(RuntimeError, match="needs a connection to Postgres itself"):
+    with pytest.raises(RuntimeError, match="needs a session of its own in Postgres"):
         lock().acquire()
-
-
-@pytest.fixture
-def home(database: Database, tmp_path: Path) -> Path:
-    """The folder of an instance in the database."""
-    config = {"postgres_url": database.url.replace("postgresql:", "postgresql+psycopg2:")}
-    custom = {"module": "runtime.instance.storage", "class": "PostgresStorage", "config": config}
-    (tmp_path / "dagster.yaml").write_text(yaml.dump({"storage": {"custom": custom}, "telemetry": {"enabled": False}}))
-    (tmp_path / "workspace.yaml").write_text("load_from: []\n")
-    return tmp_path
 
 
 def daemon(home: Path, wait: float) -> subprocess.Popen[str]:

@@ -165,9 +165,9 @@ def test_runs_that_share_rows_or_a_cursor_with_other_partitions_load_alone(
 ) -> None:
     taken: list[str] = []
 
-    def recorded(name: str, log: Any) -> Any:
-        taken.append(name)
-        return pipeline_lock(name, log)
+    def recorded(op: Any, pipeline: Any) -> Any:
+        taken.append(pipeline.pipeline_name)
+        return pipeline_lock(op, pipeline)
 
     monkeypatch.setattr(resource, "pipeline_lock", recorded)
     unchanged: Callable[[datetime], Any] = lambda moment: moment  # noqa: E731
