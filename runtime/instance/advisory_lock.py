@@ -145,6 +145,9 @@ class AdvisoryLock:
         if self._beats and self._beats is not threading.current_thread():
             os.write(self._wake, b".")
             self._beats.join()
+            self._beats = None
+            os.close(self._woken)
+            os.close(self._wake)
         with self._mutex:
             self._close()
 
@@ -170,27 +173,28 @@ class AdvisoryLock:
             f"{application or 'a process without a name'} at {address}, connected since {since} (pid {pid} in Postgres)"
         )
 
-    def _connect(self) -> tuple[Any, tuple[Any, ...]]:
+    def _connect(self, seconds: float = CONNECT_SECONDS) -> tuple[Any, tuple[Any, ...]]:
         """A connection with a session of its own, and what its server says of itself."""
-        connection = self._open()
+        deadline = time.monotonic() + seconds
+        connection = self._open(seconds)
         try:
-            [server] = _query(connection, SERVER)
+            [server] = _query(connection, SERVER, seconds=deadline - time.monotonic())
             # A pooler invents the number that it tells its clients.
             if server[0] != connection.info.backend_pid and not self._keeps_session(connection, server[0]):
                 raise RuntimeError(
                     f"The lock {self.name!r} needs a session of its own in Postgres, but PgBouncer or another pooler "
                     "shares it. Connect to Postgres itself, or to a pool with pool_mode = session."
                 )
-            _query(connection, SET, list(SESSION), list(SESSION.values()))
+            _query(connection, SET, list(SESSION), list(SESSION.values()), seconds=deadline - time.monotonic())
         except BaseException:
             connection.close()
             raise
         return connection, server
 
-    def _open(self) -> Any:
+    def _open(self, seconds: float = CONNECT_SECONDS) -> Any:
         connection = psycopg2.connect(self._url, application_name=self._holder[:63], async_=1, **KEEPALIVES)
         try:
-            _answer(connection, CONNECT_SECONDS)
+            _answer(connection, seconds)
         except BaseException:
             connection.close()
             raise
@@ -228,7 +232,7 @@ class AdvisoryLock:
         """Asks for an answer on the connection. Without one, takes the lock again, or says that it is lost."""
         sent = time.monotonic()
         try:
-            left = self._answered + ANSWER_SECONDS - sent
+            left = max(self._answered + ANSWER_SECONDS - sent, 2 * BEAT_SECONDS)  # this thread may be late itself
             [[pid]] = _query(self._connection, "SELECT pg_backend_pid()", seconds=left)
             if pid != self._server[0]:
                 raise psycopg2.OperationalError("another connection of a pool has answered")
@@ -245,15 +249,16 @@ class AdvisoryLock:
 
     def _retake(self) -> bool:
         """Takes the lock again if Postgres has just restarted, because nobody else may have held it since."""
-        while not self._released.is_set() and time.monotonic() < self._answered + ANSWER_SECONDS:
-            sent = time.monotonic()
+        deadline = self._answered + ANSWER_SECONDS
+        while not self._released.is_set() and (sent := time.monotonic()) < deadline:
             try:
-                connection, server = self._connect()
-            except psycopg2.Error:
+                connection, server = self._connect(deadline - sent)
+            except (psycopg2.Error, RuntimeError):
                 time.sleep(0.2)
                 continue
             with suppress(psycopg2.Error):
-                if server[1] != self._server[1] and server[2] < SETTLED_SECONDS and self._take_all(connection):
+                restarted = server[1] != self._server[1] and server[2] < SETTLED_SECONDS
+                if restarted and self._take_all(connection, deadline):
                     self._connection.close()
                     self._connection, self._server, self._answered = connection, server, sent
                     return True
@@ -261,18 +266,18 @@ class AdvisoryLock:
             return False
         return False
 
-    def _take_all(self, connection: Any) -> bool:
-        return all(
-            _query(connection, f"SELECT pg_try_advisory_lock{mode}(%s)", key_of(name))[0][0]
-            for mode, name in self._names.items()
-        )
+    def _take_all(self, connection: Any, deadline: float) -> bool:
+        for mode, name in self._names.items():
+            left = deadline - time.monotonic()
+            [[taken]] = _query(connection, f"SELECT pg_try_advisory_lock{mode}(%s)", key_of(name), seconds=left)
+            if not taken:
+                return False
+        return True
 
     def _close(self) -> None:
         HELD.discard(self)
         if self._connection:
             self._connection.close()
-            os.close(self._woken)
-            os.close(self._wake)
             self._connection = None
 
 

@@ -78,10 +78,12 @@ def check_machines(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
             f"{launcher} starts runs that may be on several machines, and the locks of loads reach them only in "
             "Postgres. Let `storage` in dagster.yaml be in Postgres."
         )
-    if (file := duckdb_file(pipeline)) and os.environ.get("RUNTIME__DUCKDB_SHARED_VOLUME", "").strip().lower() not in YES:
+    if (file := duckdb_file(pipeline)) and os.environ.get(
+        "RUNTIME__DUCKDB_SHARED_VOLUME", ""
+    ).strip().lower() not in YES:
         raise _failure(
             f"{launcher} starts runs that may be on several machines, and {file} is a file on one. Load into another "
-            "warehouse. Or set RUNTIME__DUCKDB_SHARED_VOLUME=true if all runs have it on one volume with locks, as NFS 4."
+            "warehouse. If all runs have it on one volume with locks, as NFS 4: RUNTIME__DUCKDB_SHARED_VOLUME=true."
         )
 
 

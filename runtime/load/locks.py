@@ -9,7 +9,6 @@ import fcntl
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -119,7 +118,7 @@ def _lock_in_postgres(
     held = AdvisoryLock(
         url,
         names[lock],
-        lambda: _end_process(op, lock.does),
+        lambda: _end_process(lock.does),
         shared=names[shared] if shared else None,
         holder=f"run {op.run.run_id} on {os.uname().nodename}",
         retakes=True,
@@ -131,18 +130,17 @@ def _lock_in_postgres(
         held.release()
 
 
-def _end_process(op: OpExecutionContext, does: str) -> None:
-    """Ends this process and those that it has started, such as dbt. Says why, if that takes no time."""
+def _end_process(does: str) -> None:
+    """Ends this process and those that it has started, such as dbt. Says why on stderr: an event would take time."""
     sentence = (
         f"This run {does}, and has lost its lock: the connection to Dagster's Postgres broke. Its process ends, as "
-        "another run may do the same now. Dagster restarts the run."
+        "another run may do the same now. Dagster starts the run again.\n"
     )
-    thread = threading.Thread(target=op.log.error, args=(sentence,), daemon=True)
-    thread.start()
-    thread.join(2)
     for child in _descendants(os.getpid()):
         with suppress(OSError):
             os.kill(child, signal.SIGKILL)
+    with suppress(OSError):
+        os.write(2, sentence.encode())
     os._exit(1)
 
 

@@ -74,16 +74,15 @@ def work(job: tuple[str, bool]) -> str | None:
         return " ".join(str(error).split())
 
 
-def inspect(warehouse: Warehouse) -> Iterator[str]:
-    """What is not as it should be."""
-    shades = len(SHADES)
+def inspect(warehouse: Warehouse, shades: int = len(SHADES), loads: int = 2) -> Iterator[str]:
+    """What is not as it should be after so many loads of each shade."""
     for sql, right in {
         "SELECT count(*) FROM things": shades * THINGS,
         "SELECT count(DISTINCT (colour, id)) FROM things": shades * THINGS,
         "SELECT count(*) FROM things__parts": shades * THINGS * PARTS,
         "SELECT count(*) FROM things__parts p JOIN things t ON p._dlt_parent_id = t._dlt_id": shades * THINGS * PARTS,
-        "SELECT count(*) FROM (SELECT max(visit) m FROM visits GROUP BY colour) v WHERE m = 2": shades,
-        "SELECT count(*) FROM _dlt_loads WHERE status = 0": 2 * shades,
+        f"SELECT count(*) FROM (SELECT max(visit) m FROM visits GROUP BY colour) v WHERE m = {loads}": shades,
+        "SELECT count(*) FROM _dlt_loads WHERE status = 0": loads * shades,
     }.items():
         [(found,)] = warehouse.rows(sql)
         if found != right:
