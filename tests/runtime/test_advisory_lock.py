@@ -141,7 +141,7 @@ def test_waiting_says_who_holds_it_once_and_gives_up_in_time(
 def test_a_pooler_in_between_is_refused(lock: Callable[..., AdvisoryLock], monkeypatch: pytest.MonkeyPatch) -> None:
     """PgBouncer invents the process id that a client is told. Here the query answers with another one."""
     query = advisory_lock._query
-    monkeypatch.setattr(advisory_lock, "_query", lambda *args: [(-1, *row[1:]) for row in query(*args)])
+    monkeypatch.setattr(advisory_lock, "_query", lambda *args, **_: [(-1, *row[1:]) for row in query(*args)])
 
     with pytest.raises(RuntimeError, match="needs a session of its own in Postgres"):
         lock().acquire()
@@ -218,11 +218,15 @@ def test_a_process_that_waits_can_be_interrupted_and_leaves_nothing_behind(
     process = subprocess.Popen(
         [sys.executable, "-c", WAIT, database.url], cwd=ROOT, stdout=-1, stderr=subprocess.DEVNULL, text=True
     )
-    assert process.stdout
-    assert process.stdout.readline() == "test run 1\n"
-    wait_until(lambda: waiting(database))
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "test run 1\n"
+        wait_until(lambda: waiting(database))
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
 
     assert process.returncode == -signal.SIGINT
     wait_until(lambda: not waiting(database), 10)

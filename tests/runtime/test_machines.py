@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -12,12 +13,15 @@ import dagster as dg
 import pytest
 import yaml
 
+from runtime.instance import advisory_lock
+from runtime.load.resource import IsolatedDltResource
 from tests.runtime.stress import inspect
 from tests.support import machines
-from tests.support.colours import SHADES
+from tests.support.colours import SHADES, colours_assets
 from tests.support.database import Database
 from tests.support.network import Server
 from tests.support.processes import FORK
+from tests.support.stack import wait_for
 from tests.support.warehouse import Warehouse
 
 STRESS = os.environ.get("HYPOTHESIS_PROFILE") == "stress"
@@ -143,3 +147,67 @@ def test_a_load_that_has_lost_its_lock_ends_before_it_writes_and_another_loads(
     assert any("has lost its lock" in file.read_text() for file in home.rglob("*.err")), "the run's stderr in the UI"
     assert second.hears() == "loaded"
     assert not list(inspect(warehouse, 1, loads=1))
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_load_that_waits_can_be_cancelled(
+    warehouse: Warehouse, home: Path, tmp_path: Path, database: Database
+) -> None:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        first = Run(home, tmp_path, SHADES[0], pause=True)
+        assert first.hears() == "loading"
+        second = Run(home, tmp_path, SHADES[0])
+        waiting = "SELECT run_id FROM event_logs WHERE event LIKE '%%Waiting for run %%'"
+        [[run_id]] = wait_for(lambda: database.execute(waiting), 60, "the second run to wait")
+        run = instance.get_run_by_id(run_id)
+        assert run
+        instance.report_run_canceling(run)  # as the launcher does before it interrupts the process
+        os.kill(second.process.pid or -1, signal.SIGINT)
+        second.process.join(20)
+        assert second.process.exitcode is not None
+        first.connection.send("go on")
+        assert first.hears() == "loaded"
+        statuses = {run.run_id == run_id: run.status for run in instance.get_runs()}
+
+    assert statuses == {True: dg.DagsterRunStatus.CANCELED, False: dg.DagsterRunStatus.SUCCESS}
+    assert not list(inspect(warehouse, 1, loads=1))
+
+
+@pytest.mark.parametrize("storage", ["postgres", "sqlite"])
+def test_on_several_machines_duckdb_needs_a_shared_volume_and_dagster_needs_postgres(
+    storage: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advisory_lock, "SETTLED_SECONDS", 0)
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("WAREHOUSE", "duckdb")
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
+    if storage == "postgres":
+        request.getfixturevalue("home")
+    launcher = "run_launcher: {module: tests.support.machines, class: FarLauncher}\n"
+    with (tmp_path / "dagster.yaml").open("a") as file:
+        file.write(launcher)
+
+    def load() -> str | None:
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            resources = {"dlt": IsolatedDltResource()}
+            result = dg.materialize(
+                [colours_assets()],
+                partition_key=SHADES[0],
+                resources=resources,
+                instance=instance,
+                raise_on_error=False,
+            )
+        if result.success:
+            return None
+        [failed] = result.get_step_failure_events()
+        return failed.step_failure_data.error_display_string
+
+    refused = load() or ""
+    monkeypatch.setenv("RUNTIME__DUCKDB_SHARED_VOLUME", "true")
+    if storage == "postgres":
+        assert "FarLauncher starts runs that may be on several machines, and " in refused
+        assert "warehouse.duckdb is a file on one." in refused
+        assert load() is None
+    else:
+        assert "the locks of loads reach them only in Postgres" in refused
+        assert "the locks of loads reach them only in Postgres" in (load() or "")

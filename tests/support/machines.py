@@ -16,6 +16,8 @@ from typing import Any, cast
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.launcher import LaunchRunContext, RunLauncher
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from psycopg2 import OperationalError
 
 from runtime.instance import advisory_lock
@@ -100,3 +102,28 @@ def load(environment: dict[str, str], home: str, folder: str, shade: str, pause:
         )
         failed = [str(event.step_failure_data.error) for event in result.get_step_failure_events()]
     answer.send("; ".join(failed) or "loaded")
+
+
+class FarLauncher(RunLauncher, ConfigurableClass):
+    """As a launcher of Kubernetes: it may start runs on several machines."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        self._inst_data = inst_data
+
+    @property
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> "FarLauncher":
+        return cls(inst_data)
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        raise NotImplementedError
+
+    def terminate(self, run_id: str) -> bool:
+        raise NotImplementedError

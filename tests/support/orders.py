@@ -26,6 +26,7 @@ from dlt.common.destination.client import RunnableLoadJob
 from dlt.destinations.job_client_impl import SqlJobClientBase, SqlLoadJob
 from dlt.normalize.normalize import Normalize
 
+from runtime.instance import advisory_lock
 from runtime.load import sweep
 from runtime.load.resource import IsolatedDltResource
 from runtime.load.translator import SourceTranslator
@@ -79,6 +80,7 @@ class Plan:
     environment: dict[str, str]
     instance: Path
     lost: list[str]  # ids of runs whose processes were killed
+    home: str = ""  # the folder of an instance in Postgres: the run is on a machine of its own
     run_id: str = field(default_factory=lambda: str(uuid4()))
 
 
@@ -125,7 +127,12 @@ def work(plan: Plan, test: Connection) -> None:
     with open(plan.instance / "stderr.log", "a") as log:
         os.dup2(log.fileno(), 2)
     sweep.SETTLED_SECONDS = sweep.KEEP_FILES_SECONDS = 0
-    instance = dg.DagsterInstance.local_temp(str(plan.instance))
+    if plan.home:
+        os.environ["DLT_DATA_DIR"] = f"{os.environ['DLT_DATA_DIR']}/machines/{plan.run_id}"
+        advisory_lock.SETTLED_SECONDS = 0
+        instance = dg.DagsterInstance.from_config(plan.home)
+    else:
+        instance = dg.DagsterInstance.local_temp(str(plan.instance))
     for run_id in plan.lost:  # as run monitoring would
         run = instance.get_run_by_id(run_id)
         assert run
@@ -210,6 +217,7 @@ def hooks(load: Load, test: Connection) -> Reach:
         setattr(owner, method, hooked)
 
     begin, flock, jobs = SqlLoadJob.maybe_transaction, fcntl.flock, count(1)
+    query = advisory_lock._query
 
     @contextmanager
     def transaction(job: SqlLoadJob, sql: str) -> Iterator[None]:
@@ -222,6 +230,12 @@ def hooks(load: Load, test: Connection) -> Reach:
             test.send("waiting")
         flock(file, operation)
 
+    def query_or_say(connection: Any, statement: str, *parameters: Any, **options: Any) -> Any:
+        if "pg_advisory_lock" in statement:  # it tries without blocking first, too
+            test.send("waiting")
+        return query(connection, statement, *parameters, **options)
+
+    advisory_lock._query = query_or_say
     setattr(SqlLoadJob, "maybe_transaction", transaction)  # noqa: B010
     setattr(fcntl, "flock", flock_or_say)  # noqa: B010
     hook(Normalize, "spool_schema_files", lambda: "normalize", "normalized")
