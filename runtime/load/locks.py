@@ -123,8 +123,8 @@ def _lock_in_postgres(
         holder=f"run {op.run.run_id} on {os.uname().nodename}",
         retakes=True,
     )
-    held.acquire(announce)
     try:
+        held.acquire(announce)
         yield held.confirm
     finally:
         held.release()

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 import yaml
 
 from runtime.instance import advisory_lock
+from runtime.instance.advisory_lock import LockLost
+from runtime.load import resource
 from runtime.load.resource import IsolatedDltResource
 from tests.runtime.stress import inspect
-from tests.support import machines
+from tests.support import colours, machines
 from tests.support.colours import SHADES, colours_assets
 from tests.support.database import Database
 from tests.support.network import Server
@@ -147,6 +150,22 @@ def test_a_load_that_has_lost_its_lock_ends_before_it_writes_and_another_loads(
     assert any("has lost its lock" in file.read_text() for file in home.rglob("*.err")), "the run's stderr in the UI"
     assert second.hears() == "loaded"
     assert not list(inspect(warehouse, 1, loads=1))
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_lock_is_confirmed_before_anything_is_written(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def lost(*_: Any) -> Iterator[Any]:
+        def confirm() -> None:
+            raise LockLost("as if the process had been suspended for a minute")
+
+        yield confirm
+
+    monkeypatch.setattr(resource, "partition_lock", lost)
+    with pytest.raises(dg.Failure, match="suspended"):
+        colours.load(SHADES[0])
+
+    assert warehouse.datasets() == set()
 
 
 @pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
