@@ -149,6 +149,9 @@ class AdvisoryLock:
             os.close(self._woken)
             os.close(self._wake)
         with self._mutex:
+            if self._connection:
+                with suppress(psycopg2.Error):  # the end of a connection frees it a moment later
+                    _query(self._connection, "SELECT pg_advisory_unlock_all()", seconds=BEAT_SECONDS)
             self._close()
 
     def confirm(self) -> None:

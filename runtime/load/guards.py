@@ -78,9 +78,8 @@ def check_machines(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
             f"{launcher} starts runs that may be on several machines, and the locks of loads reach them only in "
             "Postgres. Let `storage` in dagster.yaml be in Postgres."
         )
-    if (file := duckdb_file(pipeline)) and os.environ.get(
-        "RUNTIME__DUCKDB_SHARED_VOLUME", ""
-    ).strip().lower() not in YES:
+    is_shared = os.environ.get("RUNTIME__DUCKDB_SHARED_VOLUME", "").strip().lower() in YES
+    if (file := duckdb_file(pipeline)) and not is_shared:
         raise _failure(
             f"{launcher} starts runs that may be on several machines, and {file} is a file on one. Load into another "
             "warehouse. If all runs have it on one volume with locks, as NFS 4: RUNTIME__DUCKDB_SHARED_VOLUME=true."

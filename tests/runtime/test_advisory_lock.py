@@ -87,6 +87,11 @@ def test_one_holds_it_until_it_is_released(lock: Callable[..., AdvisoryLock]) ->
     assert [first.acquire(), second.acquire(), lock("another").acquire()] == [True, False, True]
     first.release()
     assert second.acquire()
+    second.release()
+    for _ in range(20):  # at once, not when Postgres has seen that the connection is closed
+        one = lock()
+        assert one.acquire()
+        one.release()
 
 
 def test_the_holder_is_named_with_its_process_and_address(
