@@ -112,7 +112,7 @@ soak: .venv/synced ## write and prune a week of runs (SOAK_RUNS=… a day), and 
 
 stress: .venv/synced ## load 24 partitions with 6 parallel runs, 10 times on Postgres and DuckDB; then crash at random
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m tests.runtime.stress
-	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py tests/runtime/accelerate
+	HYPOTHESIS_PROFILE=stress $(RUN) pytest --numprocesses 2 tests/runtime/test_histories.py tests/runtime/test_machines.py tests/runtime/accelerate
 
 bench: .venv/synced ## run all benchmarks and write benchmarks/README.md (takes hours; SECTION=… runs one)
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m benchmarks $(SECTION)

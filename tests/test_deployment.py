@@ -235,9 +235,9 @@ def test_with_a_login_only_caddy_is_published_and_the_webservers_trust_its_heade
 def test_dagsters_postgres_has_a_connection_for_every_process_that_needs_one() -> None:
     """Measured: up to 3 for the daemon, one for a run and for the server of a location, more for a webserver in use.
 
-    A load has one more for its lock.
+    A run has one more for its lock, and a load one for its own.
     """
-    per_run, services = 4, 60
+    per_run, services = 5, 60
     command = COMPOSE["services"]["postgres"]["command"]
     [connections] = [int(part.partition("=")[2]) for part in command if part.startswith("max_connections=")]
     runs = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]["max_concurrent_runs"]

@@ -17,7 +17,7 @@ def run_lock(run_id: str, instance: InstanceRef | None) -> AdvisoryLock | None:
     storage = instance.storage if instance else None
     if not isinstance(storage, DagsterPostgresStorage):
         return None
-    return AdvisoryLock(storage.postgres_url.replace("postgresql+psycopg2:", "postgresql:"), f"run {run_id}")
+    return AdvisoryLock(storage.postgres_url, f"run {run_id}", retakes=True)
 
 
 def hold(run_id: str, instance: InstanceRef | None) -> None:
