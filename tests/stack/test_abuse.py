@@ -11,7 +11,7 @@ import pytest
 from tests.support.stack import LOCATIONS, Stack
 
 NEVER_TOLD = ("root:x:", "PASSWORD=", "postgres_url", "/site-packages/", "Traceback")
-SQL = "'; DROP TABLE runs; --"
+SQL = "sandbox/'; DROP TABLE runs; --"
 
 # Calls a location over gRPC, from another container of its network.
 CALLS = """
