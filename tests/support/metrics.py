@@ -116,6 +116,11 @@ class Served:
         return requests.post(f"{self.webserver}/graphql", json={"query": query}, timeout=20).json()["data"]
 
 
+def answers(url: str) -> bool:
+    with urlopen(url, timeout=5) as response:
+        return bool(response.read())
+
+
 @contextmanager
 def serving(postgres_server: PostgresServer, folder: Path) -> Iterator[Served]:
     (folder / "shop.py").write_text(DEFINITIONS)
@@ -132,9 +137,9 @@ def serving(postgres_server: PostgresServer, folder: Path) -> Iterator[Served]:
         environment = {**os.environ, "DAGSTER_HOME": str(folder), "PYTHONPATH": str(ROOT)}
         for command in commands:
             process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment)
-            stack.callback(process.wait, 30)
+            stack.callback(process.wait, 110)  # the webserver ends the servers of its locations first
             stack.callback(process.terminate)
         made = Served(instance, webserver, metrics)
-        wait_for(lambda: urlopen(f"{webserver}/server_info", timeout=5), 60, "the webserver")
+        wait_for(lambda: answers(f"{webserver}/server_info"), 60, "the webserver")
         wait_for(lambda: named(made.scrape(), "dagster_code_location_load_error"), 60, "the first scrape")
         yield made
