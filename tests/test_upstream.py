@@ -13,8 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("runtime", "dlt_sources", "code_locations", "scripts")
-CLASSES_IN = ("runtime", "code_locations")
-LIBRARIES = ("dagster", "dagster_dbt", "dagster_dlt", "dagster_postgres", "dagster_shared", "dlt")
+LIBRARIES = ("dagster", "dagster_dlt", "dagster_postgres", "dagster_shared", "dlt")
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 SET = re.compile(r"self\.(_\w+)(?:: [^=\n]+)? = ")
 PYTHONS_OWN = {"_abc_impl", "_exit", "_is_protocol"}
@@ -90,7 +89,7 @@ def overrides(path: Path) -> Iterator[Use]:
 def all_uses() -> frozenset[Use]:
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "verified" not in path.parts]
     found = {use for path in paths for use in uses(path)}
-    found |= {use for path in paths if path.relative_to(ROOT).parts[0] in CLASSES_IN for use in overrides(path)}
+    found |= {use for path in paths if path.relative_to(ROOT).parts[0] == "runtime" for use in overrides(path)}
     return frozenset(use for use in found if use.name not in PYTHONS_OWN)
 
 
