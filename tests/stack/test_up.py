@@ -82,6 +82,8 @@ def test_a_secret_in_a_file_is_rotated_by_a_restart_of_its_location(running: Clo
         (folder / "new").chmod(0o644)
         (folder / "new").rename(folder / "github-token")
         running.compose("restart", "engineering")
+        running.compose("up", "--detach", "--wait", "--no-recreate", "engineering")  # until it serves
+        running.reload("engineering")  # the webserver would notice by itself, a moment later
         wait_for(lambda: running.locations()["engineering"] == "loaded", 90, "engineering to load")
         run = running.materialize([["github", "issues"]], "sandbox/handbook")
         return run["status"], running.failures(run["runId"])
