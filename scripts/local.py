@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -178,7 +177,7 @@ def stop(*_: object) -> None:
 def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
     """Runs the sandbox and the shop's database, and sets the environment of this process and its children."""
     archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
-    port = free_port()
+    port = port_is_free.any_port()
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--files", str(FILES)]
     environment = {**os.environ, "SANDBOX_GITHUB_ARCHIVES": archives}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
@@ -347,12 +346,6 @@ def count_rows(database: Path) -> dict[str, int]:
         ).fetchall()
         count = 'SELECT count(*) FROM "{}"."{}"'
         return {".".join(name): connection.sql(count.format(*name)).fetchall()[0][0] for name in names}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

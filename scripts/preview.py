@@ -9,14 +9,13 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from scripts import sources, up
+from scripts import port_is_free, sources, up
 
 ROOT = sources.ROOT
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
@@ -53,7 +52,7 @@ def demand_own(project: str) -> None:
 def start(project: str, name: str) -> int:
     """Builds, starts and waits. Prints what does not start or load, and the address."""
     known = settings_in_containers(project)
-    port = known.get("WEBSERVER_PORT") or str(free_port())
+    port = known.get("WEBSERVER_PORT") or str(port_is_free.any_port())
     with tempfile.NamedTemporaryFile("w", prefix="preview-", suffix=".env") as file:  # readable by this user alone
         file.write(env(known | {"WEBSERVER_PORT": port}))
         file.flush()
@@ -126,12 +125,6 @@ def docker(*arguments: str) -> str:
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

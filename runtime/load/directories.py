@@ -47,7 +47,10 @@ def _turn() -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             time.sleep(0.02)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough if a child process has inherited the file
 
 
 _make = dlt.Pipeline.__init__

@@ -4,7 +4,6 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -55,10 +54,10 @@ def goes_on(stack: Stack) -> Iterator[None]:
     assert set(stack.locations().values()) == {"loaded"}
 
 
-def ask(stack: Stack, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
-    """Sends a path as it is, and a body that may be an iterator of bytes. Returns status and text."""
+def ask(stack: Stack, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Sends a path as it is. Returns status and text."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
-    connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+    connection.request(method, path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     text = answer.read(1_000_000).decode(errors="replace")
     connection.close()
@@ -105,7 +104,7 @@ def test_a_query_that_is_nested_too_deeply_is_refused(stack: Stack, depth: int) 
     _, text = ask(stack, "POST", "/graphql", json.dumps({"query": query}).encode())
 
     demand_nothing_told(text)
-    assert "errors" in text or "rror" in text
+    assert "rror" in text
 
 
 def test_what_is_no_http_is_refused(stack: Stack) -> None:
