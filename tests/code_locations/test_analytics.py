@@ -297,6 +297,18 @@ def test_a_failed_model_or_test_is_the_first_line_of_the_failure(warehouse: Ware
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["postgres"])
+def test_a_test_of_two_models_waits_for_the_second(warehouse: Warehouse) -> None:
+    report = warehouse.build("staging/stg_thinkific__courses", "staging/stg_stripe__balance_transactions")
+    assert report["success"], report["failures"]
+
+    report = warehouse.build("staging/stg_thinkific__courses", "staging/stg_thinkific__enrollments")
+    assert report["success"], report["failures"]
+    relationships = [passed for name, passed in report["checks"].items() if "relationships" in name]
+    assert relationships == [True]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["postgres"])
 def test_a_source_that_is_missing_is_named_and_the_report_shows_what_is_there(warehouse: Warehouse) -> None:
     warehouse.dbt("run")
     warehouse.sql("DROP TABLE raw_filesystem.deliveries CASCADE")
