@@ -9,8 +9,8 @@ import pytest
 from tests.support.metrics import Scraped, named, parsed, value
 from tests.support.stack import LOCATIONS, Stack, free_port, wait_for
 
-ISSUES = {"asset_key": "github/issues"}
-JOB = {"job_name": "__ASSET_JOB", "location": "engineering", "status": "success"}
+COURSES = {"asset_key": "thinkific/courses"}  # every load reads all of them
+JOB = {"job_name": "__ASSET_JOB", "location": "learning", "status": "success"}
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_a_load_is_counted_and_every_number_agrees_with_graphql(stack: Stack, me
 
     wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 90, "every location to load")
     wait_for(lambda: value(scraped(), "dagster_completed_runs_total", **JOB) == 0, 60, "the first scrape")
-    assert stack.materialize([["github", "issues"]], "sandbox/handbook")["status"] == "SUCCESS"
-    wait_for(lambda: value(scraped(), "dagster_load_rows_count", **ISSUES) == 1, 60, "the load to be counted")
+    assert stack.materialize([["thinkific", "courses"]], None, "learning")["status"] == "SUCCESS"
+    wait_for(lambda: value(scraped(), "dagster_load_rows_count", **COURSES) == 1, 60, "the load to be counted")
 
     def complete() -> Scraped | None:
         found = scraped()
@@ -43,16 +43,16 @@ def test_a_load_is_counted_and_every_number_agrees_with_graphql(stack: Stack, me
 
     now: Scraped = wait_for(complete, 60, "a scrape in which every part answered in time")
     answer = stack.graphql(
-        """{ assetOrError(assetKey: {path: ["github", "issues"]}) { ... on Asset { assetMaterializations(limit: 1) {
+        """{ assetOrError(assetKey: {path: ["thinkific", "courses"]}) { ... on Asset { assetMaterializations(limit: 1) {
                timestamp metadataEntries { label ... on IntMetadataEntry { intValue } } } } }
              instance { concurrencyLimits { concurrencyKey limit }
                daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
     )
     [load] = answer["assetOrError"]["assetMaterializations"]
     [rows] = [entry["intValue"] for entry in load["metadataEntries"] if entry["label"] == "rows_loaded"]
-    assert value(now, "dagster_load_rows_sum", **ISSUES) == rows > 0
+    assert value(now, "dagster_load_rows_sum", **COURSES) == rows > 0
     assert value(now, "dagster_completed_runs_total", **JOB) == 1
-    when = value(now, "dagster_asset_last_materialization_timestamp_seconds", **ISSUES)
+    when = value(now, "dagster_asset_last_materialization_timestamp_seconds", **COURSES)
     assert when == pytest.approx(int(load["timestamp"]) / 1000, abs=1)
     limits = {pool: limit for (pool, _), limit in named(now, "dagster_op_pool_concurrency_limit").items()}
     assert limits == {pool["concurrencyKey"]: pool["limit"] for pool in answer["instance"]["concurrencyLimits"]}
