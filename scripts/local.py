@@ -34,6 +34,7 @@ FILES_IN_COMPOSE = "/files"
 FILES = ROOT / "data" / "files"
 DAYS = 100  # of each daily partitions definition: all dated rows of the sandbox are in them
 CHOSEN_IN_DEMO = ("GITHUB_REPOSITORIES", "SANDBOX_GITHUB_ARCHIVES")
+EMPTY = ",sandbox/empty"  # a repository without rows
 
 
 def main() -> int:
@@ -51,6 +52,7 @@ def demo() -> int:
     started = time.monotonic()
     settings = dotenv_values(".env.example")
     # Generated rows go only into the demo's own warehouse, even if the shell or .env names another one.
+    settings["GITHUB_REPOSITORIES"] = (settings["GITHUB_REPOSITORIES"] or "").replace(EMPTY, "")
     chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
     os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # the sources' warnings, such as an API's rate limit
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
@@ -90,24 +92,32 @@ def load_all(settings: sources.Settings) -> Iterator[int]:
     DagsterInstance.get().dispose()  # creates its files: two processes at once would fail
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["runtime.accelerate.preload"])
-    with ProcessPoolExecutor(os.cpu_count(), processes) as pool:
-        # Those that take longest come first. `platform` has figures of Dagster's own runs, which are new each time.
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores, processes) as pool:
+        # `platform` has figures of Dagster's own runs, which are new each time.
         names = [name for name in reversed(locations()) if name != "platform"]
         skipped = {name: without_stand_in(name, settings) for name in names}
         for name in names:
             for module in skipped[name]:
                 print(f"{name:<14}{skip_reason(module)}", flush=True)
         planned = [pool.submit(runs_of, name, skipped[name]) for name in names]
-        waiting = [run for plan in planned for run in plan.result()]
+        runs = [run for plan in planned for run in plan.result()]
+        waiting = sorted(runs, key=lambda run: rounds_after(run, runs), reverse=True)
         running: dict[Future[int], Run] = {}
         while waiting or running:
             unfinished = {key for run in [*waiting, *running.values()] for key in run.assets}
             ready = [run for run in waiting if not run.needs & unfinished]
-            waiting = [run for run in waiting if run.needs & unfinished]
-            running |= {pool.submit(load_run, run): run for run in ready}
+            for run in ready[: cores - len(running)]:
+                waiting.remove(run)
+                running[pool.submit(load_run, run)] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             yield from (one.result() for one in done)
             running = {one: run for one, run in running.items() if one not in done}
+
+
+def rounds_after(run: Run, runs: Collection[Run]) -> int:
+    """How many runs have to follow a run one after the other."""
+    return max((1 + rounds_after(other, runs) for other in runs if other.needs & set(run.assets)), default=0)
 
 
 def load_run(run: Run) -> int:
