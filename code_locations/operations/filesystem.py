@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import dagster as dg
 from dagster_dlt import DagsterDltResource, dlt_assets
@@ -37,7 +38,11 @@ def parse_tables(value: str) -> Mapping[str, str]:
 
 tables = parse_tables(os.environ.get("FILESYSTEM_TABLES", ""))
 translator = SourceTranslator(
-    source="filesystem", group="deliveries", owners=["team:operations"], tags={"domain": "operations"}
+    source="filesystem",
+    group="deliveries",
+    owners=["team:operations"],
+    tags={"domain": "operations"},
+    fresh_within=timedelta(hours=26),  # files are delivered daily
 )
 
 
