@@ -34,7 +34,7 @@ class Receiver(NamedTuple):
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Every 30 seconds: sends failed runs, checks, backfills, sensors and schedules of all locations, and "
-    "assets that are not fresh, to ALERT_URLS. On from the first start.",
+    "assets that are not fresh, and locations that do not load, to ALERT_URLS. On from the first start.",
 )
 def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """One sensor for all kinds of problems, which keeps what it knows in Dagster's database.
@@ -54,7 +54,7 @@ def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def _look(instance: dg.DagsterInstance) -> dg.SkipReason:
     state = load(instance)
     if len(state.outbox) < MOST_WAITING:
-        Look(instance, state, webserver_url()).gather()
+        Look(instance, state, webserver_url(), os.environ.get("WEBSERVER_INTERNAL_URL", "")).gather()
     receivers = configured()
     hand_out(state, receivers)
     save(instance, state)  # before anything is sent: a crash then sends a message twice rather than never

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
+import requests
 from dagster import DagsterEventType as Kind
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
@@ -22,6 +23,8 @@ FOLLOWED = (Kind.RUN_FAILURE, Kind.RUN_SUCCESS, Kind.ASSET_CHECK_EVALUATION, Kin
 BATCH = 100  # events of a kind that are read at once
 LOOK_SECONDS = 10.0  # after which the rest of the events waits for the next look
 SETTLED_SECONDS = 5.0  # an event may become visible after one with a higher number; a failed run gets its tags later
+UNLOADED_SECONDS = 180.0  # a location or the webserver may be away as long as a deploy takes
+ANSWER_SECONDS = 10.0
 REPEAT_SECONDS = 3600.0
 FORGOTTEN_SECONDS = 30 * 24 * 3600.0
 MOST_PROBLEMS = 200  # that are open at the same time. Of more, the oldest are forgotten: their recovery is not reported
@@ -31,6 +34,9 @@ MOST_BACKFILLS = 50
 FAILED_TICKS = {"SENSOR": 3, "SCHEDULE": 1}  # in a row. A sensor's next tick is soon, a schedule's may be tomorrow
 LONGEST_SENTENCE = 500
 ASSET, JOB = "asset ", "job "  # the subjects of runs
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename
+    ... on PythonError { message causes { message } } } } } } }"""
+WEBSERVER = "The webserver"
 MORE = "…"
 
 
@@ -86,6 +92,7 @@ class State:
     backfills: list[str]  # whose failure is known
     retrying: list[str] = field(default_factory=list)  # failed runs that Dagster is about to start again
     ticks: dict[str, int] = field(default_factory=dict)  # the last failed tick that was counted
+    away: dict[str, float] = field(default_factory=dict)  # since when a location or the webserver is not there
     problems: dict[str, Problem] = field(default_factory=dict)
     outbox: list[Message] = field(default_factory=list)
 
@@ -110,8 +117,8 @@ class State:
 class Look:
     """One look at Dagster's records: finds what is new, and gathers it in the state."""
 
-    def __init__(self, instance: dg.DagsterInstance, state: State, url: str) -> None:
-        self.instance, self.state, self.url = instance, state, url
+    def __init__(self, instance: dg.DagsterInstance, state: State, url: str, webserver: str = "") -> None:
+        self.instance, self.state, self.url, self.webserver = instance, state, url, webserver
         self.now = time.time()
 
     def gather(self) -> None:
@@ -123,6 +130,7 @@ class Look:
             self.state.cursor = max(events)
         self._add(self._backfills())
         self._add(self.ticks())
+        self._add(self._locations())
         self._report()
 
     def _add(self, findings: Iterator[Problem | Well]) -> None:
@@ -299,6 +307,21 @@ class Look:
                         subjects=[subject],
                     )
 
+    # --- what the webserver knows ---
+
+    def _locations(self) -> Iterator[Problem | Well]:
+        """Code locations that the webserver cannot load, and the webserver itself."""
+        before, self.state.away = self.state.away, {}
+        for name, error in location_errors(self.webserver).items() if self.webserver else ():
+            what = "does not answer" if name == WEBSERVER else "does not load"
+            if not error:
+                yield Well([f"{name} {what}"], link=f"{self.url}/locations")
+                continue
+            since = self.state.away[name] = before.get(name, self.now)
+            reported = any(problem.subjects == [f"{name} {what}"] for problem in self.state.problems.values())
+            if not reported and self.now - since >= UNLOADED_SECONDS:
+                yield Problem(name, what, error, f"{self.url}/locations", [f"{name} {what}"])
+
     # --- messages ---
 
     def _report(self) -> None:
@@ -332,6 +355,19 @@ class Look:
 
     def _asset_link(self, key: dg.AssetKey, view: str = "overview", more: str = "") -> str:
         return f"{self.url}/assets/{'/'.join(quote(part, safe='') for part in key.path)}?view={view}{more}"
+
+
+def location_errors(webserver: str) -> dict[str, str]:
+    """Each location by its name, and the webserver: what keeps it from being loaded, or nothing."""
+    try:
+        answer = requests.post(f"{webserver}/graphql", json={"query": LOCATIONS}, timeout=ANSWER_SECONDS)
+        answer.raise_for_status()
+        entries = answer.json()["data"]["workspaceOrError"]["locationEntries"]
+    except (requests.RequestException, KeyError, TypeError) as error:
+        return {WEBSERVER: cleaned(f"{type(error).__name__} at {webserver}")}
+    found = {f"Location {entry['name']}": entry["locationOrLoadError"] or {} for entry in entries}
+    errors = {name: [error, *error.get("causes", ())][-1].get("message", "") for name, error in found.items()}
+    return {WEBSERVER: "", **{name: cleaned(message) for name, message in errors.items()}}
 
 
 def failed_backfills(instance: dg.DagsterInstance) -> Any:

