@@ -37,6 +37,8 @@ for folder in sys.argv[1:]:
         print(path, (gzip.decompress(data) if data[:2] == b'\\x1f\\x8b' else data).decode('latin-1'))
 """
 
+DUMPS = "for dump in /backups/*/*.dump; do pg_restore --file - $dump || exit; done"
+
 
 @pytest.fixture(scope="module")
 def secrets(changed_stack: Stack) -> dict[str, set[str]]:
@@ -72,6 +74,10 @@ def runs(changed_stack: Stack, secrets: dict[str, set[str]]) -> list[str]:
     load("FAILURE", "no entry for ***")
     stack.apply(SOURCES__GITHUB__ACCESS_TOKEN=WRONG_TOKEN)
     load("FAILURE", "GitHub rejects the credential")
+    figures = [["dagster", "runs"], ["dagster", "materializations"], ["reports", "deployment"]]
+    for keys in (figures, [["platform", "backup"]]):
+        run = stack.materialize(keys, None, "platform")
+        assert run["status"] == "SUCCESS", stack.failures(run["runId"])
     stack.apply(SOURCES__GITHUB__ACCESS_TOKEN=TOKEN, DESTINATION__POSTGRES__CREDENTIALS__PASSWORD=WRONG_PASSWORD)
     load("FAILURE", "password authentication failed")
     return ids
@@ -88,6 +94,7 @@ def surfaces(changed_stack: Stack, runs: list[str]) -> dict[str, str]:
         "Dagster's database": stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "dagster", "dagster").stdout,
         "the warehouse": stack.compose("exec", "-T", "warehouse", "pg_dump", "-U", "loader", "warehouse").stdout,
         "files": stack.compose("exec", "-T", "engineering", "python", "-c", FILES, *folders).stdout,
+        "backups": stack.compose("exec", "-T", "platform", "sh", "-c", DUMPS).stdout,
         "container logs": stack.compose("logs", "--no-color").stdout,
     }
 
@@ -107,7 +114,11 @@ def test_the_search_finds_text_that_is_there(surfaces: dict[str, str]) -> None:
     for surface in ("the event log in the UI", "what runs printed", "Dagster's database", "files"):
         assert "GitHub rejects the credential" in surfaces[surface], surface
         assert "password authentication failed" in surfaces[surface], surface
-    assert "handbook" in surfaces["the warehouse"]
+    assert "GitHub rejects the credential" in surfaces["backups"]
+    for surface in ("the warehouse", "backups"):
+        assert "handbook" in surfaces[surface]
+        assert "raw_dagster.runs" in surfaces[surface]  # the figures
+    assert "deployment.html" in surfaces["files"]
 
 
 @pytest.mark.parametrize("service", MAY_KNOW)
