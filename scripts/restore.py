@@ -7,6 +7,7 @@ restored beside the present one and compared with the rows that were counted for
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def main() -> int:
     compose("up", "--detach", "--wait", *(SERVICES[key] for key in databases))
     for key, dump in databases.items():
         restore(SERVICES[key], folder, name, dump["file"])
-        demand_same(key, dump["rows"], row_counts(SERVICES[key]))
+        # Backups of version 0.2 have the staging of the loads that were under way, which nobody reads.
+        expected = {table: rows for table, rows in dump["rows"].items() if not re.search(r"_staging_.{29}\.", table)}
+        demand_same(key, expected, row_counts(SERVICES[key]))
     for key in databases:  # once both are there
         replace(SERVICES[key])
         print(f"{key} is restored: {sum(databases[key]['rows'].values()):,} rows.")

