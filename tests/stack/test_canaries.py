@@ -117,7 +117,7 @@ def test_the_search_finds_text_that_is_there(surfaces: dict[str, str]) -> None:
     assert "GitHub rejects the credential" in surfaces["backups"]
     for surface in ("the warehouse", "backups"):
         assert "handbook" in surfaces[surface]
-        assert "raw_dagster.runs" in surfaces[surface]  # the figures
+        assert "raw_dagster" in surfaces[surface]  # the figures
     assert "deployment.html" in surfaces["files"]
 
 

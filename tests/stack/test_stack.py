@@ -161,7 +161,7 @@ def test_the_ui_shows_what_a_run_printed(stack: Stack, loaded: list[str]) -> Non
 
 def test_a_restart_keeps_everything(stack: Stack, loaded: list[str]) -> None:
     stack.compose("restart")
-    wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 90, "every location to load again")
+    wait_for(lambda: set(stack.locations().values()) == {"loaded"}, 180, "every location to load again")
 
     assert stack.events(loaded[0])
     assert "STEP_SUCCESS" in stack.captured_logs(loaded[0])
