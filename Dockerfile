@@ -1,4 +1,5 @@
-# host           webserver and daemon: Dagster and the run launcher, without the code of any location
+# host           webserver and daemon: Dagster and the run launcher, without the code of any location. `--build-arg GROUP=kubernetes`
+#                adds what starts a pod per run
 # code-location  one location: `--build-arg LOCATION=<folder in code_locations>`
 # metrics        what Dagster knows of itself, for Prometheus
 # sandbox        the fake SaaS APIs; never deployed
@@ -18,7 +19,8 @@ RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
  && $export --only-group sandbox --output-file /sandbox.txt \
  && $export --only-group analytics --output-file /groups/analytics.txt \
  && $export --only-group platform --output-file /groups/platform.txt \
- && $export --only-group metrics --output-file /groups/metrics.txt
+ && $export --only-group metrics --output-file /groups/metrics.txt \
+ && $export --only-group kubernetes --output-file /groups/kubernetes.txt
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /
@@ -44,6 +46,14 @@ COPY --from=packages /app/.venv /app/.venv
 ENV DAGSTER_HOME=/dagster DAGSTER_EVENT_BATCH_SIZE=1000
 
 FROM dagster AS host
+# What another launcher needs: `--build-arg GROUP=kubernetes` (docs/kubernetes.md).
+ARG GROUP
+RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=requirements,source=/groups,target=/groups \
+    --mount=type=cache,target=/cache \
+    test -z "${GROUP}" || \
+    UV_CACHE_DIR=/cache/uv uv pip install --python /app/.venv --compile-bytecode --link-mode copy \
+        --no-deps --require-hashes -r /groups/${GROUP}.txt
 COPY runtime/__init__.py runtime/
 COPY runtime/instance runtime/instance
 RUN python -m compileall -q runtime

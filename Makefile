@@ -9,7 +9,7 @@ CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after 
 LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy upgrade preview preview-down doctor restore user proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-plain test-upstream chaos siege soak stress bench bench-small clean
+.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,9 @@ user: ## add a user to the login, or change it: NAME=ann, GROUP=viewers (the def
 
 restore: ## put a backup into the databases of the stack, after a question (FROM=… names another than the latest)
 	@python3 -m scripts.restore $(if $(YES),--yes) $(if $(FROM),'$(FROM)')
+
+kubernetes: .venv/synced ## write what deploy/kubernetes has of the compose files (docs/kubernetes.md)
+	@$(RUN) python -m scripts.kubernetes
 
 proof: .venv/synced ## without Docker: parallel partitions with dagster-dlt's resource and with ours, and the rows lost
 	@$(RUN) python -W "ignore:XDG_RUNTIME_DIR" -m scripts.proof

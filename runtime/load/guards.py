@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
+from importlib import import_module
 from typing import Any
 
 import dlt
@@ -70,9 +71,8 @@ def check_run(context: OpExecutionContext, source: DltSource, arguments: Mapping
 def check_machines(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
     """Raises Failure if runs may be on several machines, and what keeps them apart is not."""
     instance = context.instance
-    if instance.is_ephemeral or isinstance(instance.run_launcher, DefaultRunLauncher):
+    if instance.is_ephemeral or (launcher := _launcher_of_several_machines(instance)) is None:
         return
-    launcher = type(instance.run_launcher).__name__
     if postgres_url(instance) is None:
         raise _failure(
             f"{launcher} starts runs that may be on several machines, and the locks of loads reach them only in "
@@ -84,6 +84,19 @@ def check_machines(context: OpExecutionContext, pipeline: dlt.Pipeline) -> None:
             f"{launcher} starts runs that may be on several machines, and {file} is a file on one. Load into another "
             "warehouse. If all runs have it on one volume with locks, as NFS 4: RUNTIME__DUCKDB_SHARED_VOLUME=true."
         )
+
+
+def _launcher_of_several_machines(instance: DagsterInstance) -> str | None:
+    """The class that starts runs, unless they are on the machine of their location.
+
+    The image of a location need not have that class: one that it cannot import is of dagster-k8s or the like.
+    """
+    if (launcher := instance.get_ref().run_launcher_data) is None:
+        return None
+    with suppress(ImportError):
+        if issubclass(getattr(import_module(launcher.module_name), launcher.class_name), DefaultRunLauncher):
+            return None
+    return launcher.class_name
 
 
 def check_try_out(source: DltSource, arguments: Mapping[str, Any]) -> None:

@@ -192,9 +192,16 @@ def test_a_load_that_waits_can_be_cancelled(
     assert not list(inspect(warehouse, 1, loads=1))
 
 
-@pytest.mark.parametrize("storage", ["postgres", "sqlite"])
+@pytest.mark.parametrize(
+    ("storage", "module"),
+    [
+        ("postgres", "tests.support.machines"),
+        ("postgres", "not_in_the_image_of_a_location"),
+        ("sqlite", "tests.support.machines"),
+    ],
+)
 def test_on_several_machines_duckdb_needs_a_shared_volume_and_dagster_needs_postgres(
-    storage: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: str, module: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(advisory_lock, "SETTLED_SECONDS", 0)
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
@@ -202,7 +209,7 @@ def test_on_several_machines_duckdb_needs_a_shared_volume_and_dagster_needs_post
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
     if storage == "postgres":
         request.getfixturevalue("home")
-    launcher = "run_launcher: {module: tests.support.machines, class: FarLauncher}\n"
+    launcher = f"run_launcher: {{module: {module}, class: FarLauncher}}\n"
     with (tmp_path / "dagster.yaml").open("a") as file:
         file.write(launcher)
 
