@@ -93,10 +93,9 @@ def test_a_locations_secrets_are_in_its_pods_alone(cluster: Cluster) -> None:
     names = {one["metadata"]["name"]: set(one.get("data") or ()) for one in settings}
     secret = {location: names[f"{location}-env"] for location in LOCATIONS}
     shared = set.intersection(*secret.values())
-    code = "import json, os; print(json.dumps([*os.environ, *os.listdir('/var/run/secrets')]))"
-    code = code.replace("os.listdir('/var/run/secrets')", "*(['a token'] if os.path.exists('/var/run/secrets') else [])")
+    code = "import json, os; print(json.dumps([*os.environ, *['a token'] * os.path.exists('/var/run/secrets')]))"
     for location in LOCATIONS:
-        sees = set(json.loads(cluster.in_pod(location, "python", "-c", code.replace(", ***", ", *"))))
+        sees = set(json.loads(cluster.in_pod(location, "python", "-c", code)))
         others = set.union(*(secret[other] for other in LOCATIONS if other != location)) - secret[location]
         assert secret[location] <= sees
         assert not sees & (others | {"a token"}), location

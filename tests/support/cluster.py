@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from typing import Any
+from urllib.parse import urlencode
 
 from scripts import kubernetes
 from tests.support.stack import Stack, wait_for
@@ -36,8 +37,9 @@ class Cluster(Stack):
         return self.program("run", "kubectl", "--namespace", NAMESPACE, *arguments, text=text, check=check)
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables})
-        answer = json.loads(self.kubectl("create", "--raw", WEBSERVER, "--filename", "-", text=body))
+        # kubectl sends no content type, and the webserver then reads the address.
+        address = f"{WEBSERVER}?{urlencode({'query': query, 'variables': json.dumps(variables)})}"
+        answer = json.loads(self.kubectl("create", "--raw", address, "--filename", "-", text="{}"))
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
@@ -45,7 +47,7 @@ class Cluster(Stack):
         return self.kubectl("exec", f"deployment/{deployment}", "--", *command)
 
     def rows(self, sql: str) -> list[list[str]]:
-        command = ["psql", "-h", "127.0.0.1", "-U", "loader", "warehouse", "--tuples-only", "--no-align", "-c", sql]
+        command = ["psql", "-U", "loader", "warehouse", "--tuples-only", "--no-align", "-c", sql]
         return [line.split("|") for line in self.in_pod("warehouse", *command).splitlines() if line]
 
     def sandbox(self, path: str, **body: Any) -> None:
