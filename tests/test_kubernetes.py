@@ -159,6 +159,7 @@ def test_pods_are_as_hardened_as_in_compose(overlay: str) -> None:
         assert pod["securityContext"]["runAsNonRoot"], name
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert pod.get("automountServiceAccountToken", True) == (name in BY_API), name
+        assert pod["enableServiceLinks"] is False, name  # else the Service gives every pod a WEBSERVER_PORT
         for container in containers(pod):
             assert container["securityContext"] == HARDENED, name
             assert container["resources"]["limits"]["memory"], name
