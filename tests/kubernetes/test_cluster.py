@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from scripts import kubernetes
-from tests.stack.test_chaos import ASSETS, REPOSITORIES, SIZE, assert_complete, enough, how_it_ended, partitions
+from tests.stack.test_chaos import ASSETS, SIZE, assert_complete, enough, how_it_ended, partitions
+from tests.stack.test_chaos import REPOSITORIES as OF_COMPOSE
 from tests.support.cluster import OVERLAY, PROGRAM, Cluster
 from tests.support.stack import wait_for
 
 pytestmark = [
-    pytest.mark.skipif(not PROGRAM, reason="no cluster: KUBERNETES_CLUSTER names no program (tests/support/cluster.py)"),
+    pytest.mark.skipif(not PROGRAM, reason="no cluster: KUBERNETES_CLUSTER is not set (tests/support/cluster.py)"),
     pytest.mark.timeout(900),
 ]
 LOCATIONS = kubernetes.locations()
+REPOSITORIES = OF_COMPOSE[:12]
 # Location → assets of it, a partition, and a table with its rows.
 LOADS = {
     "engineering": ([["github", "issues"]], "sandbox/website", "raw_github.issues"),
@@ -29,7 +31,7 @@ LOADS = {
 
 
 @pytest.fixture(scope="module")
-def times(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+def times(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Prints how long what has just ended took."""
     capture, last = request.config.pluginmanager.getplugin("capturemanager"), [time.monotonic()]
 
@@ -38,7 +40,7 @@ def times(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
             print(f"\n{what}: {time.monotonic() - last[0]:.0f} s", flush=True)
         last[0] = time.monotonic()
 
-    yield took
+    return took
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,7 @@ def cluster(times: Callable[[str], None]) -> Iterator[Cluster]:
 
 
 def test_a_location_of_each_kind_loads_rows_in_pods_of_its_own(cluster: Cluster, times: Callable[[str], None]) -> None:
-    runs = {
-        location: cluster.launch(assets, partition, location) for location, (assets, partition, _) in LOADS.items()
-    }
+    runs = {location: cluster.launch(assets, partition, location) for location, (assets, partition, _) in LOADS.items()}
     query = "query($r: ID!) { runOrError(runId: $r) { ... on Run { status } } }"
     ended: dict[str, str] = {}
 
@@ -109,9 +109,7 @@ def test_a_locations_secrets_are_in_its_pods_alone(cluster: Cluster) -> None:
     assert cluster.kubectl(*may, check=False).strip() == "no"
 
 
-def test_a_backfill_loads_every_row_once_while_parts_of_it_end(
-    cluster: Cluster, times: Callable[[str], None]
-) -> None:
+def test_a_backfill_loads_every_row_once_while_parts_of_it_end(cluster: Cluster, times: Callable[[str], None]) -> None:
     """A run is killed, its location is replaced and the daemon's pod deleted."""
     for repository in REPOSITORIES:
         cluster.sandbox("/github/repositories", name=repository.partition("/")[2], **SIZE)
@@ -124,21 +122,21 @@ def test_a_backfill_loads_every_row_once_while_parts_of_it_end(
     wait_for(lambda: enough(cluster, backfill, 2), 240, "the first partitions")
     [victim, *_] = wait_for(lambda: started(cluster, backfill), 120, "a run to start")
     cluster.kubectl("exec", victim, "--", "sh", "-c", "kill -9 -1", check=False)
-    wait_for(lambda: enough(cluster, backfill, 8), 240, "more partitions")
+    wait_for(lambda: enough(cluster, backfill, 5), 240, "more partitions")
     cluster.kubectl("delete", "pod", "--selector", "app=daemon", "--wait=false")
     roll(cluster)
     cluster.backfilled(backfill, timeout=420)
-    times("a backfill of 24 partitions")
+    times("a backfill of 12 partitions")
 
     status, failures = how_it_ended(cluster, backfill)
     assert status == "COMPLETED_SUCCESS", failures
     assert len(failures) == 1, failures  # the run that was killed, and no other
     assert partitions(cluster, backfill, "SUCCESS") == set(REPOSITORIES)
-    assert_complete(cluster)
+    assert_complete(cluster, REPOSITORIES)
 
 
 def test_what_is_deleted_leaves_nothing(cluster: Cluster) -> None:
-    cluster.program("run", "kubectl", "delete", "--kustomize", str(OVERLAY), "--wait")
+    cluster.program("run", "kubectl", "delete", "--ignore-not-found", "--kustomize", str(OVERLAY))
 
     left = json.loads(cluster.program("run", "kubectl", "get", "all,secrets", "--all-namespaces", "--output", "json"))
     kept = [one["metadata"]["name"] for one in left["items"] if one["metadata"]["namespace"] == "dagster-sandbox"]
