@@ -1,5 +1,5 @@
-# host           webserver and daemon: Dagster and the run launcher, without the code of any location. `--build-arg GROUP=kubernetes`
-#                adds what starts a pod per run
+# host           webserver and daemon: Dagster and the run launcher, without the code of any location. `--build-arg GROUP=…`
+#                adds what starts a pod (`kubernetes`) or a container (`docker`) per run
 # code-location  one location: `--build-arg LOCATION=<folder in code_locations>`
 # metrics        what Dagster knows of itself, for Prometheus
 # sandbox        the fake SaaS APIs; never deployed
@@ -20,7 +20,8 @@ RUN --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
  && $export --only-group analytics --output-file /groups/analytics.txt \
  && $export --only-group platform --output-file /groups/platform.txt \
  && $export --only-group metrics --output-file /groups/metrics.txt \
- && $export --only-group kubernetes --output-file /groups/kubernetes.txt
+ && $export --only-group kubernetes --output-file /groups/kubernetes.txt \
+ && $export --only-group docker --output-file /groups/docker.txt
 
 FROM uv AS packages
 COPY --from=requirements /dagster.txt /
@@ -46,7 +47,7 @@ COPY --from=packages /app/.venv /app/.venv
 ENV DAGSTER_HOME=/dagster DAGSTER_EVENT_BATCH_SIZE=1000
 
 FROM dagster AS host
-# What another launcher needs: `--build-arg GROUP=kubernetes` (docs/kubernetes.md).
+# What another launcher needs: the group `kubernetes` or `docker` (docs/scaling.md).
 ARG GROUP
 RUN --mount=type=bind,from=uv,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=requirements,source=/groups,target=/groups \

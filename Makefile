@@ -6,10 +6,10 @@ LINT := $(UV) run --locked --isolated --only-group lint
 DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
 CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
-LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py)
+LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py docker_runs.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-plain test-upstream chaos siege soak stress bench bench-small clean
+.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-docker-runs test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -60,7 +60,7 @@ check: .venv/synced ## check style, types, import contracts, the lock file, and 
 	$(RUN) mypy
 	$(RUN) lint-imports
 	$(LINT) shellcheck .ci/run deploy/login/key deploy/login/user sandbox/shop/5_password.sh
-	$(LINT) hadolint Dockerfile deploy/login/Dockerfile
+	$(LINT) hadolint Dockerfile deploy/login/Dockerfile deploy/docker-runs/Dockerfile
 	$(LINT) zizmor --offline --quiet .github
 	$(LINT) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(RUN) python -m scripts.check_modules
@@ -95,6 +95,10 @@ test-stack: .venv/synced ## test the real compose stack, in its own project (nee
 test-upgrade: .venv/synced ## upgrade real stacks, roll back what fails, and start a preview beside one (needs Docker and git)
 	$(RUN) pytest tests/stack/test_upgrade.py
 	$(RUN) pytest tests/stack/test_preview.py
+
+test-docker-runs: .venv/synced ## test the compose stack with a container per run (needs Docker)
+	$(RUN) pytest tests/stack/test_docker_runs.py
+	STACK_COMPOSE_FILE=docker-compose.yml:docker-compose.docker-runs.yml $(RUN) pytest tests/stack/test_stack.py tests/stack/test_real_data.py
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations -k "not (postgres or histories or accelerate)"

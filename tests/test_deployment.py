@@ -21,6 +21,7 @@ LOGIN_TEXT = re.sub(r"!(reset|override) ", "", (ROOT / "compose.login.yml").read
 LOGIN: dict[str, Any] = yaml.safe_load(LOGIN_TEXT)
 MONITORING_TEXT = (ROOT / "compose.monitoring.yml").read_text().replace("!reset ", "")
 MONITORING: dict[str, Any] = yaml.safe_load(MONITORING_TEXT)
+RUNS: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.docker-runs.yml").read_text())
 SSO: dict[str, Any] = yaml.safe_load((ROOT / "compose.sso.yml").read_text())
 WORKSPACE: dict[str, Any] = yaml.safe_load((ROOT / "workspace.yaml").read_text())
 EXAMPLE = (ROOT / ".env.example").read_text()
@@ -39,8 +40,11 @@ INTERNAL = {
     "DRAIN_SECONDS",
     "FROM",
     "USER_HEADER",
+    "WEBSERVER_INTERNAL_URL",
     "YES",
 }
+INSTANCE_FILE = "./dagster.yaml:/dagster/dagster.yaml:ro"
+RUNS_INSTANCE = "deploy/docker-runs/dagster.yaml"
 IN_CODE = r"environ(?:\.get\(|\[)\"([A-Z][A-Z0-9_]+)\""
 
 
@@ -168,8 +172,8 @@ def test_a_location_is_named_alike_everywhere(name: str) -> None:
     )
 
 
-ALL_SERVICES = READ["services"] | LOGIN["services"] | MONITORING["services"] | COMPOSE["services"]
-OF_OVERRIDES = ["warehouse-reader", "caddy", "login", "prometheus", "grafana"]
+ALL_SERVICES = RUNS["services"] | READ["services"] | LOGIN["services"] | MONITORING["services"] | COMPOSE["services"]
+OF_OVERRIDES = ["warehouse-reader", "caddy", "login", "prometheus", "grafana", "docker-proxy"]
 
 
 @pytest.mark.parametrize("name", [*sorted(COMPOSE["services"]), *OF_OVERRIDES])
@@ -232,6 +236,25 @@ def test_with_a_login_only_caddy_is_published_and_the_webservers_trust_its_heade
     assert "USER_HEADER" not in (ROOT / "docker-compose.yml").read_text() + (ROOT / "compose.sso.yml").read_text()
 
 
+def test_with_a_container_per_run_all_of_dagster_knows_and_only_its_own_services_reach_docker() -> None:
+    ours, theirs = (yaml.safe_load((ROOT / name).read_text()) for name in (RUNS_INSTANCE, "dagster.yaml"))
+    mounted = [f"./{RUNS_INSTANCE}:/dagster/dagster.yaml:ro"]
+    services = {name for name, service in COMPOSE["services"].items() if INSTANCE_FILE in service.get("volumes", ())}
+    reaching = {name for name, service in RUNS["services"].items() if "docker" in service.get("networks", ())}
+
+    assert ours.pop("run_launcher") != theirs.pop("run_launcher")
+    assert ours == theirs, f"{RUNS_INSTANCE} may differ from dagster.yaml in `run_launcher` alone"
+    demand_none(
+        [
+            f"docker-compose.docker-runs.yml lacks `{name}: *code-location`"
+            for name in sorted(services - {"metrics"})
+            if RUNS["services"].get(name, {}).get("volumes") != mounted
+        ]
+    )
+    assert reaching == {"docker-proxy", "webserver", "daemon"}
+    assert [name for name, service in RUNS["services"].items() if "ports" in service] == []
+
+
 def test_dagsters_postgres_has_a_connection_for_every_process_that_needs_one() -> None:
     """Measured: up to 3 for the daemon, one for a run and for the server of a location, more for a webserver in use.
 
@@ -285,7 +308,8 @@ def test_a_location_gets_every_variable_that_its_code_reads(name: str) -> None:
 
 def test_the_example_has_every_variable_of_the_deployment_and_none_that_nobody_reads() -> None:
     """Variables of a location may be in the example, but env.list is enough."""
-    overrides = ("compose.login.yml", "compose.monitoring.yml", "compose.read.yml", "compose.sso.yml")
+    others = ("login", "monitoring", "read", "sso")
+    overrides = [*(f"compose.{name}.yml" for name in others), "docker-compose.docker-runs.yml"]
     documented = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", EXAMPLE, re.MULTILINE))
     compose = "".join((ROOT / name).read_text() for name in ["docker-compose.yml", *overrides])
     in_compose = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+)", compose))

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("runtime", "dlt_sources", "code_locations", "scripts")
-LIBRARIES = ("dagster", "dagster_dlt", "dagster_postgres", "dagster_shared", "dlt")
+LIBRARIES = ("dagster", "dagster_dlt", "dagster_docker", "dagster_postgres", "dagster_shared", "dlt")
 PUBLIC = {"_replace", "_asdict", "_fields"}  # of named tuples
 SET = re.compile(r"self\.(_\w+)(?:: [^=\n]+)? = ")
 PYTHONS_OWN = {"_abc_impl", "_exit", "_is_protocol"}

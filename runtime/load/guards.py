@@ -32,6 +32,7 @@ RETRY_NUMBER_TAG = "dagster/retry_number"
 PARTITION_TAG = "dagster/partition"
 BACKFILL_TAG = "dagster/backfill"
 PARENT_BACKFILL_TAG = "dagster/parent_backfill_id"
+CONTAINERS = "runtime.instance.containers"  # all on one machine, with the same volumes
 YES = ("true", "1", "yes", "on")
 PIPELINE_OPTIONS = ("destination", "staging", "dataset_name", "credentials")
 
@@ -91,7 +92,7 @@ def _launcher_of_several_machines(instance: DagsterInstance) -> str | None:
 
     The image of a location need not have that class: one that it cannot import is of dagster-k8s or the like.
     """
-    if (launcher := instance.get_ref().run_launcher_data) is None:
+    if (launcher := instance.get_ref().run_launcher_data) is None or launcher.module_name == CONTAINERS:
         return None
     with suppress(ImportError):
         if issubclass(getattr(import_module(launcher.module_name), launcher.class_name), DefaultRunLauncher):

@@ -1,5 +1,6 @@
 """The compose stack, started from nothing in a project of its own; and one of a clone, started by `make up`."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,8 @@ def changed_stack(stack: Stack) -> Iterator[Stack]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The stack with the settings of .env.example, started from nothing; `down` must leave no container."""
     assert shutil.which("docker"), "make test-stack needs Docker with Compose"
-    stack = Stack(tmp_path_factory.mktemp("stack"))
+    files = os.environ.get("STACK_COMPOSE_FILE", "docker-compose.yml")  # `make test-docker-runs`
+    stack = Stack(tmp_path_factory.mktemp("stack"), COMPOSE_FILE=files)
     stack.down()
     stack.up()
     yield stack
