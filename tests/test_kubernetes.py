@@ -234,3 +234,21 @@ def test_a_run_returns_to_the_queue_when_the_api_is_away(monkeypatch: pytest.Mon
 
     with pytest.raises(DagsterUserCodeUnreachableError, match="does not answer"):
         launcher("production").launch_run(cast("LaunchRunContext", None))
+
+
+def test_the_values_for_helm_have_the_same_locations_images_and_secrets() -> None:
+    values = yaml.safe_load((kubernetes.FOLDER / "helm-values.yaml").read_text())
+    found = {one["name"]: one for one in values["dagster-user-deployments"]["deployments"]}
+    servers = pods("sandbox")
+
+    assert sorted(found) == LOCATIONS
+    for name, one in found.items():
+        assert one["dagsterApiGrpcArgs"] == ["-m", f"code_locations.{name}.definitions"]
+        assert one["port"] == 4000
+        assert one["image"]["repository"] == servers[name]["containers"][0]["image"]
+        assert {source["name"] for source in [*one["envSecrets"], *one["envConfigMaps"]]} == env_from(servers[name])
+        assert one["resources"]["limits"] == {"memory": kubernetes.memory(location_services()[name]["mem_limit"])}
+    for part in [values["dagsterWebserver"], values["dagsterDaemon"], *found.values()]:
+        assert part["securityContext"] == HARDENED
+        assert part["podSecurityContext"]["runAsNonRoot"]
+    assert values["dagsterWebserver"]["service"]["port"] == 3000
