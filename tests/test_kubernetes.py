@@ -188,7 +188,7 @@ def test_secrets_are_those_of_compose() -> None:
             kubernetes.secrets({**settings, "DAGSTER_POSTGRES_PASSWORD": "x", "OTHER": "y"})
         )
     }
-    by_compose = {"WAREHOUSE", "DAGSTER_GRPC_HOST", *COMPOSE["x-instance-env"]}
+    by_compose = {"WAREHOUSE", "DAGSTER_GRPC_HOST", "WEBSERVER_INTERNAL_URL", *COMPOSE["x-instance-env"]}
 
     assert printed.pop("instance") == {"DAGSTER_POSTGRES_PASSWORD"}
     assert printed == {
