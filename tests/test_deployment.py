@@ -255,6 +255,16 @@ def test_with_a_container_per_run_all_of_dagster_knows_and_only_its_own_services
     assert [name for name, service in RUNS["services"].items() if "ports" in service] == []
 
 
+def test_the_code_does_not_know_where_its_runs_are() -> None:
+    """The same folders run as processes, in containers and in pods (docs/scaling.md)."""
+    for folder in ("code_locations", "dlt_sources"):
+        for path in (ROOT / folder).rglob("*.py"):
+            imported = re.findall(r"^(?:from|import) ([\w.]+)", path.read_text(), re.MULTILINE)
+            assert not [name for name in imported if re.match(r"docker|dagster_docker|kubernetes|dagster_k8s", name)], (
+                path
+            )
+
+
 def test_dagsters_postgres_has_a_connection_for_every_process_that_needs_one() -> None:
     """Measured: up to 3 for the daemon, one for a run and for the server of a location, more for a webserver in use.
 
