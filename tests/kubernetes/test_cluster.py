@@ -145,7 +145,7 @@ def test_what_is_deleted_leaves_nothing(cluster: Cluster) -> None:
 
 def roll(cluster: Cluster) -> None:
     cluster.kubectl("rollout", "restart", "deployment/engineering")
-    cluster.kubectl("rollout", "status", "deployment/engineering", "--timeout", "180s")
+    cluster.kubectl("rollout", "status", "deployment/engineering", "--timeout", "280s")
     cluster.reload("engineering")  # else the webserver takes a few seconds to notice
     wait_for(lambda: cluster.locations()["engineering"] == "loaded", 60, "engineering to load")
 
