@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +17,10 @@ from dagster._config import process_config
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster_k8s import K8sRunLauncher
-from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded
+from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import construct_dagster_k8s_job
-from kubernetes.client import ApiClient
+from kubernetes.client import ApiClient, ApiException
 
 from runtime.instance.kubernetes import PodRunLauncher
 from scripts import kubernetes
@@ -222,18 +223,33 @@ def test_a_run_is_lost_when_its_job_is_gone_not_when_the_api_is_away(
 
 
 def test_a_run_returns_to_the_queue_when_the_api_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: Any) -> None:
-        try:
-            raise ConnectionError("refused")
-        except ConnectionError as error:
-            raise DagsterK8sAPIRetryLimitExceeded(  # type: ignore[no-untyped-call]
-                "away", k8s_api_exception=error, max_retries=3, original_exc_info=sys.exc_info()
-            ) from error
-
-    monkeypatch.setattr(K8sRunLauncher, "launch_run", away)
+    refuse_jobs(monkeypatch, DagsterK8sAPIRetryLimitExceeded, ConnectionError("refused"), max_retries=3)
 
     with pytest.raises(DagsterUserCodeUnreachableError, match="does not answer"):
         launcher("production").launch_run(cast("LaunchRunContext", None))
+
+
+@pytest.mark.parametrize("status", [403, 409])
+def test_a_run_whose_job_was_made_before_the_api_went_away_is_launched(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue launches it again, and the Job exists. It would be marked as failed, beside its pod."""
+    refuse_jobs(monkeypatch, DagsterK8sUnrecoverableAPIError, ApiException(status))
+
+    with nullcontext() if status == 409 else pytest.raises(DagsterK8sUnrecoverableAPIError):
+        launcher("production").launch_run(cast("LaunchRunContext", None))
+
+
+def refuse_jobs(patch: pytest.MonkeyPatch, error: Callable[..., Exception], cause: Exception, **options: Any) -> None:
+    """Lets Dagster's launcher fail as it does when the API answers with an error, or not at all."""
+
+    def launch(*_: Any) -> None:
+        try:
+            raise cause
+        except type(cause):
+            raise error("refused", k8s_api_exception=cause, original_exc_info=sys.exc_info(), **options) from cause
+
+    patch.setattr(K8sRunLauncher, "launch_run", launch)
 
 
 def test_the_values_for_helm_have_the_same_locations_images_and_secrets() -> None:

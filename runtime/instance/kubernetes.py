@@ -4,9 +4,10 @@ from dagster import DagsterRun
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster_k8s import K8sRunLauncher
-from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded
+from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
 
 GONE = "could not be found"
+CONFLICT = 409  # there is a Job of that name
 
 
 class PodRunLauncher(K8sRunLauncher):
@@ -17,9 +18,12 @@ class PodRunLauncher(K8sRunLauncher):
     """
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Starts the run, or returns it to the queue if the API does not answer."""
+        """Starts the run, or returns it to the queue if the API does not answer, which may have made the Job before."""
         try:
             super().launch_run(context)
+        except DagsterK8sUnrecoverableAPIError as error:
+            if getattr(error.k8s_api_exception, "status", None) != CONFLICT:
+                raise
         except DagsterK8sAPIRetryLimitExceeded as error:
             raise DagsterUserCodeUnreachableError(f"The API of Kubernetes does not answer: {error}") from error
 
