@@ -9,7 +9,7 @@ CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after 
 LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py docker_runs.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-docker-runs test-plain test-upstream chaos siege soak stress bench bench-small clean
+.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-docker-runs test-kubernetes test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -79,10 +79,10 @@ format: .venv/synced ## format the code and fix what ruff can fix
 	$(RUN) ruff format
 
 test: .venv/synced ## run unit and integration tests, without Docker
-	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations -m "not slow"
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations --ignore tests/kubernetes -m "not slow"
 
 test-slow: .venv/synced ## run the tests that `make test` leaves out: further examples of what it tests
-	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations -m slow
+	$(RUN) pytest --numprocesses 2 --ignore tests/stack --ignore tests/destinations --ignore tests/kubernetes -m slow
 
 test-destinations: .venv/synced ## run loads into Delta, Iceberg, DuckLake and MariaDB, and check the SQL for warehouses in the cloud
 	$(UV) run --locked --isolated --group destinations pytest --numprocesses 2 tests/destinations
@@ -99,6 +99,9 @@ test-upgrade: .venv/synced ## upgrade real stacks, roll back what fails, and sta
 test-docker-runs: .venv/synced ## test the compose stack with a container per run (needs Docker)
 	$(RUN) pytest tests/stack/test_docker_runs.py
 	STACK_COMPOSE_FILE=docker-compose.yml:docker-compose.docker-runs.yml $(RUN) pytest tests/stack/test_stack.py tests/stack/test_real_data.py
+
+test-kubernetes: .venv/synced ## test the sandbox overlay on a real cluster (KUBERNETES_CLUSTER=…: docs/kubernetes.md)
+	$(RUN) pytest --capture no tests/kubernetes
 
 test-plain: .venv/synced ## run tests without runtime/accelerate: the runtime, the locations, a load of everything (needs Docker)
 	RUNTIME__ACCELERATE=false $(RUN) pytest --numprocesses 2 tests/runtime tests/code_locations -k "not (postgres or histories or accelerate)"
