@@ -102,15 +102,6 @@ def test_a_run_that_is_killed_says_so_and_is_started_again(stack: Stack, loading
     assert_complete(stack, "engine", 5000, 800)
 
 
-def test_a_run_that_takes_too_much_memory_says_so(stack: Stack, loading: str) -> None:
-    docker("update", "--memory", "60m", "--memory-swap", "60m", container(loading))
-
-    assert ended(stack, loading) == "FAILURE"
-    assert "more memory than mem_limit of its location allows" in messages(stack, loading)
-    slow_down(stack, 0)
-    assert [run["status"] for run in recovered(stack, loading)] == ["SUCCESS"]
-
-
 def test_the_log_of_a_container_that_died_at_start_is_in_the_ui(stack: Stack) -> None:
     run_id = stack.launch(ISSUES, "sandbox/empty")
     docker("kill", wait_for(lambda: container(run_id), 60, "the container"))
