@@ -5,11 +5,12 @@ RUN := $(UV) run --locked --no-sync
 LINT := $(UV) run --locked --isolated --only-group lint
 DUCKLAKE := $(foreach package,duckdb duckdb-extension-ducklake duckdb-extension-postgres-scanner,--with $(package)==1.5.5)
 
-CLONE_TESTS := $(addprefix tests/stack/test_,up.py deploy.py doctor.py) # after the others: two stacks at once are slow
-LONG_TESTS := $(addprefix tests/stack/test_,chaos.py siege.py upgrade.py preview.py docker_runs.py)
+CLONE_TESTS := tests/stack/test_up.py # after the others: two stacks at once are slow
+OPERATING_TESTS := $(addprefix tests/stack/test_,deploy.py doctor.py upgrade.py preview.py)
+LONG_TESTS := $(OPERATING_TESTS) $(addprefix tests/stack/test_,chaos.py siege.py docker_runs.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-upgrade test-docker-runs test-kubernetes test-plain test-upstream chaos siege soak stress bench bench-small clean
+.PHONY: help up down deploy upgrade preview preview-down doctor restore user kubernetes proof demo dev check audit sbom format test test-slow test-destinations test-stack test-operating test-docker-runs test-kubernetes test-plain test-upstream chaos siege soak stress bench bench-small clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -92,9 +93,8 @@ test-stack: .venv/synced ## test the real compose stack, in its own project (nee
 	$(RUN) pytest tests/stack $(addprefix --ignore ,$(LONG_TESTS)) $(addprefix --ignore ,$(CLONE_TESTS))
 	$(RUN) pytest $(CLONE_TESTS)
 
-test-upgrade: .venv/synced ## upgrade real stacks, roll back what fails, and start a preview beside one (needs Docker and git)
-	$(RUN) pytest tests/stack/test_upgrade.py
-	$(RUN) pytest tests/stack/test_preview.py
+test-operating: .venv/synced ## test deploy, doctor, upgrade with its roll back, and preview on real stacks (needs Docker and git)
+	for file in $(OPERATING_TESTS); do $(RUN) pytest $$file || exit; done
 
 test-docker-runs: .venv/synced ## test the compose stack with a container per run (needs Docker)
 	$(RUN) pytest tests/stack/test_docker_runs.py
