@@ -67,11 +67,21 @@ class Stack:
         return services
 
     @cached_property
+    def all_containers(self) -> list[dict[str, Any]]:
+        """What Docker knows of each container, those of runs included (docker-compose.docker-runs.yml)."""
+        ids = run("docker", "compose", "ps", "--all", "--quiet").stdout.split()
+        found: list[dict[str, Any]] = json.loads(run("docker", "inspect", *ids).stdout or "[]") if ids else []
+        return found
+
+    @property
     def containers(self) -> dict[str, dict[str, Any]]:
         """Service → what Docker knows of its container."""
-        ids = run("docker", "compose", "ps", "--all", "--quiet").stdout.split()
-        found = json.loads(run("docker", "inspect", *ids).stdout or "[]") if ids else []
-        return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+        labels = {one["Id"]: one["Config"]["Labels"] for one in self.all_containers}
+        return {
+            labels[one["Id"]]["com.docker.compose.service"]: one
+            for one in self.all_containers
+            if labels[one["Id"]].get("com.docker.compose.oneoff") != "True"
+        }
 
     def is_running(self, service: str) -> bool:
         return bool(self.containers.get(service, {}).get("State", {}).get("Running"))

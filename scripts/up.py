@@ -111,6 +111,8 @@ def unhealthy_services() -> Iterator[str]:
         service, state, health = container["Service"], container["State"], container["Health"]
         if health == "healthy" or (state == "exited" and container["ExitCode"] == 0):
             continue
+        if "com.docker.compose.oneoff=True" in container["Labels"]:  # a run's (docker-compose.docker-runs.yml)
+            continue
         if state == "created":
             yield f"{service} has not been started: it waits for another service."
             continue

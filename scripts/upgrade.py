@@ -339,7 +339,7 @@ def stop() -> None:
     """
     containers = [
         one["Id"]
-        for one in doctor.Stack().containers.values()
+        for one in doctor.Stack().all_containers
         if one["State"]["Running"] and any(line.startswith(IS_DAGSTER) for line in one["Config"]["Env"])
     ]
     if containers and subprocess.run(["docker", "stop", *containers], stdout=subprocess.DEVNULL).returncode:

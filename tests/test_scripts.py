@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts import preview, sources, up
+from scripts import doctor, preview, sources, up
 from scripts.local import DAYS, skip_reason
 from tests.support.database import Database
 from tests.support.stack import clone
@@ -154,7 +154,14 @@ def test_a_new_env_has_its_own_passwords_and_project_name(tmp_path: Path) -> Non
     assert not any("CHANGEME" in (value or "") for value in first.values())
 
 
-CONTAINER = {"Service": "revenue", "ID": "c0ffee", "State": "running", "Health": "unhealthy", "Status": "Up 2 minutes"}
+CONTAINER = {
+    "Service": "revenue",
+    "ID": "c0ffee",
+    "State": "running",
+    "Health": "unhealthy",
+    "Labels": "",
+    "Status": "Up 2 minutes",
+}
 HEALTH = {"Status": "unhealthy", "Log": [{"Output": "the first one"}, {"Output": "timed out after 10 s\n"}]}
 
 
@@ -171,6 +178,22 @@ def test_make_up_shows_what_the_last_health_check_of_an_unhealthy_container_said
 
     said = ["revenue is not healthy (Up 2 minutes). Its last lines:", "  importing revenue"]
     assert list(up.unhealthy_services()) == said + last
+
+
+def test_the_container_of_a_run_is_not_that_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker-compose.docker-runs.yml: both have the name of the location."""
+    monkeypatch.setattr(
+        up,
+        "compose",
+        lambda *_: json.dumps(CONTAINER | {"Labels": "com.docker.compose.oneoff=True,dagster/run_id=4f1c"}),
+    )
+    assert list(up.unhealthy_services()) == []
+
+    stack, labels = doctor.Stack(), {"com.docker.compose.service": "revenue"}
+    server = {"Id": "c0ffee", "Config": {"Labels": labels | {"com.docker.compose.oneoff": "False"}}}
+    run = {"Id": "4f1c", "Config": {"Labels": labels | {"com.docker.compose.oneoff": "True"}}}
+    stack.all_containers = [server, run]
+    assert stack.containers == {"revenue": server}
 
 
 def test_the_demo_loads_the_days_on_which_the_shop_has_changes(demo_shop: Database) -> None:

@@ -17,6 +17,7 @@ from dagster_docker.docker_run_launcher import DOCKER_CONTAINER_ID_TAG
 KEPT = timedelta(days=1)  # a container after its run, for whoever wants to read its log
 LAST_LINES = 30
 PROJECT, SERVICE, ONE_OFF = (f"com.docker.compose.{name}" for name in ("project", "service", "oneoff"))
+FOLDER = f"{PROJECT}.working_dir"
 RUN = "dagster/run_id"
 
 
@@ -49,7 +50,7 @@ class ContainerRunLauncher(DockerRunLauncher):
         settings = {name: server["Config"][name] for name in ("Env", "User", "WorkingDir", "StopTimeout")}
         host = {name: value for name, value in server["HostConfig"].items() if name != "PortBindings"}
         # Compose's own labels: `docker compose ps --all` lists the container, `logs` shows it, and `down` removes it.
-        labels = {name: server["Config"]["Labels"][name] for name in (PROJECT, SERVICE)} | {ONE_OFF: "True"}
+        labels = {name: server["Config"]["Labels"][name] for name in (PROJECT, SERVICE, FOLDER)} | {ONE_OFF: "True"}
         container = self._docker.create_container_from_config(
             {
                 **settings,
@@ -107,7 +108,7 @@ class ContainerRunLauncher(DockerRunLauncher):
 
     def _remove_old(self) -> None:
         labels = [f"{PROJECT}={os.environ['COMPOSE_PROJECT_NAME']}", RUN]
-        ended = self._docker.containers(all=True, filters={"label": labels, "status": "exited"})
+        ended = self._docker.containers(all=True, filters={"label": labels, "status": ["created", "dead", "exited"]})
         before = (datetime.now(UTC) - KEPT).timestamp()
         for container in ended:
             if container["Created"] < before:
