@@ -37,7 +37,7 @@ from runtime.load.warehouse import warehouse_name, warehouse_pipeline
 
 LOCK_SECONDS = 5  # a load may wait so long for a dump that waits for it, too
 GIVE_WAY_SECONDS = 600  # in which such a dump starts again
-STAGING = f"*_staging_{'?' * 29}"  # of a run (runtime/load/sweep.py): dropped when the load ends
+STAGING = f"*_staging_{'[a-z2-7]' * 29}"  # of a run (runtime/load/sweep.py): dropped when the load ends
 ROW_COUNTS = (Path(__file__).parent / "row_counts.sql").read_text()
 
 Counts = dict[str, int]

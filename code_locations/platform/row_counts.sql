@@ -3,5 +3,5 @@
 SELECT format('SELECT %L, count(*) FROM ONLY %I.%I', format('%I.%I', n.nspname, c.relname), n.nspname, c.relname)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND NOT starts_with(n.nspname, 'pg_')
-    AND n.nspname !~ '_staging_.{29}$'
+    AND n.nspname !~ '_staging_[a-z2-7]{29}$'
 ORDER BY n.nspname, c.relname

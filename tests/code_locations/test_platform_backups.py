@@ -149,11 +149,16 @@ def test_the_staging_of_a_load_is_in_no_backup_and_does_not_delay_it(warehouse: 
     staging = f"raw_shop_{staging_folder(str(uuid4()), 'orders')}"
     warehouse.execute(f"CREATE SCHEMA {staging}")
     warehouse.execute(f"CREATE TABLE {staging}.orders (id int)")
+    own = "raw_shop_staging_of_the_team_that_sells_shirts"  # as long as that of a run
+    assert len(own) == len(staging)
+    warehouse.execute(f"CREATE SCHEMA {own}")
+    warehouse.execute(f"CREATE TABLE {own}.orders AS SELECT 1 AS id")
     with closing(psycopg2.connect(warehouse.url)) as load, load.cursor() as cursor:
         cursor.execute(f"DROP SCHEMA {staging} CASCADE")  # not committed yet
         dump = backups.dump_postgres(warehouse.url, tmp_path / "dump")
 
     assert f"{staging}.orders" not in dump.rows
+    assert dump.rows[f"{own}.orders"] == 1
     assert dump.rows["raw_shop.orders"] == 500
 
 
