@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from dagster_docker.docker_run_launcher import DOCKER_CONTAINER_ID_TAG
 
 KEPT = timedelta(days=1)  # a container after its run, for whoever wants to read its log
 LAST_LINES = 30
+ENDED = ("dead", "exited", "removing")
 PROJECT, SERVICE, ONE_OFF = (f"com.docker.compose.{name}" for name in ("project", "service", "oneoff"))
 FOLDER = f"{PROJECT}.working_dir"
 RUN = "dagster/run_id"
@@ -74,7 +76,7 @@ class ContainerRunLauncher(DockerRunLauncher):
             state = self._state(run)
         except (docker.errors.DockerException, requests.RequestException):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        if state and state["Status"] in ("created", "running"):
+        if state and state["Status"] not in ENDED:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, _end_of(state))
 
@@ -112,7 +114,8 @@ class ContainerRunLauncher(DockerRunLauncher):
         before = (datetime.now(UTC) - KEPT).timestamp()
         for container in ended:
             if container["Created"] < before:
-                self._docker.remove_container(container["Id"])
+                with suppress(docker.errors.APIError):  # another launch is removing it
+                    self._docker.remove_container(container["Id"])
 
 
 def _location(run: DagsterRun) -> str:

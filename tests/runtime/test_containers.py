@@ -35,6 +35,7 @@ class Docker:
     [
         ({"Status": "created"}, WorkerStatus.RUNNING, None),
         ({"Status": "running"}, WorkerStatus.RUNNING, None),
+        ({"Status": "paused"}, WorkerStatus.RUNNING, None),
         (docker.errors.APIError("the proxy restarts"), WorkerStatus.RUNNING, None),
         (ENDED, WorkerStatus.FAILED, "The container of this run ended with exit code 137"),
         (
