@@ -76,11 +76,10 @@ class Stack:
     @property
     def containers(self) -> dict[str, dict[str, Any]]:
         """Service → what Docker knows of its container."""
-        labels = {one["Id"]: one["Config"]["Labels"] for one in self.all_containers}
         return {
-            labels[one["Id"]]["com.docker.compose.service"]: one
+            labels["com.docker.compose.service"]: one
             for one in self.all_containers
-            if labels[one["Id"]].get("com.docker.compose.oneoff") != "True"
+            if (labels := one["Config"]["Labels"]).get("com.docker.compose.oneoff") != "True"
         }
 
     def is_running(self, service: str) -> bool:
