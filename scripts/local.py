@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from importlib import import_module
 from io import StringIO
@@ -32,9 +32,10 @@ SHOP_IN_COMPOSE = "@shop:5432/"
 SHOP = "SOURCES__SQL_DATABASE__CREDENTIALS"
 FILES_IN_COMPOSE = "/files"
 FILES = ROOT / "data" / "files"
-DAYS = 100  # of each daily partitions definition: all dated rows of the sandbox are in them
+# `make demo` is short: Dagster's records of a day cost as much as its rows.
+DAYS = 30  # of each daily partitions definition
+REPOSITORIES = "sandbox/handbook,sandbox/engine"
 CHOSEN_IN_DEMO = ("GITHUB_REPOSITORIES", "SANDBOX_GITHUB_ARCHIVES")
-EMPTY = ",sandbox/empty"  # a repository without rows
 
 
 def main() -> int:
@@ -48,11 +49,11 @@ def main() -> int:
 
 
 def demo() -> int:
-    """Materializes every asset, in all partitions that the sandbox has rows for. Returns the exit code."""
+    """Materializes every asset, in some partitions. Returns the exit code."""
     started = time.monotonic()
     settings = dotenv_values(".env.example")
     # Generated rows go only into the demo's own warehouse, even if the shell or .env names another one.
-    settings["GITHUB_REPOSITORIES"] = (settings["GITHUB_REPOSITORIES"] or "").replace(EMPTY, "")
+    settings["GITHUB_REPOSITORIES"] = REPOSITORIES
     chosen = {name: os.environ[name] for name in CHOSEN_IN_DEMO if name in os.environ}
     os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")  # the sources' warnings, such as an API's rate limit
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
@@ -86,20 +87,21 @@ class Run(NamedTuple):
 
 
 def load_all(settings: sources.Settings) -> Iterator[int]:
-    """Loads everything, as many runs at the same time as there are cores. Yields the number of failures of each."""
+    """Loads everything, several runs at the same time. Yields the number of failures of each."""
     from dagster import DagsterInstance
 
     DagsterInstance.get().dispose()  # creates its files: two processes at once would fail
     processes = get_context("forkserver")
-    processes.set_forkserver_preload(["runtime.accelerate.preload"])
-    cores = os.cpu_count() or 1
-    with ProcessPoolExecutor(cores, processes) as pool:
-        # `platform` has figures of Dagster's own runs, which are new each time.
-        names = [name for name in reversed(locations()) if name != "platform"]
+    # `platform` has figures of Dagster's own runs, which are new each time.
+    names = [name for name in reversed(locations()) if name != "platform"]
+    processes.set_forkserver_preload(["runtime.accelerate.preload", *map(module, names)])
+    workers = (os.cpu_count() or 1) + 1  # one waits for an API, or for another's turn to write the file
+    with ProcessPoolExecutor(workers, processes) as pool, ThreadPoolExecutor() as thread, ExitStack() as stack:
+        shop = thread.submit(stack.enter_context, shop_stand_in())  # while the processes import the locations
         skipped = {name: without_stand_in(name, settings) for name in names}
         for name in names:
-            for module in skipped[name]:
-                print(f"{name:<14}{skip_reason(module)}", flush=True)
+            for source in skipped[name]:
+                print(f"{name:<14}{skip_reason(source)}", flush=True)
         planned = [pool.submit(runs_of, name, skipped[name]) for name in names]
         runs = [run for plan in planned for run in plan.result()]
         waiting = sorted(runs, key=lambda run: rounds_after(run, runs), reverse=True)
@@ -107,9 +109,9 @@ def load_all(settings: sources.Settings) -> Iterator[int]:
         while waiting or running:
             unfinished = {key for run in [*waiting, *running.values()] for key in run.assets}
             ready = [run for run in waiting if not run.needs & unfinished]
-            for run in ready[: cores - len(running)]:
+            for run in ready[: workers - len(running)]:
                 waiting.remove(run)
-                running[pool.submit(load_run, run)] = run
+                running[pool.submit(load_run, run, shop.result())] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             yield from (one.result() for one in done)
             running = {one: run for one, run in running.items() if one not in done}
@@ -120,10 +122,11 @@ def rounds_after(run: Run, runs: Collection[Run]) -> int:
     return max((1 + rounds_after(other, runs) for other in runs if other.needs & set(run.assets)), default=0)
 
 
-def load_run(run: Run) -> int:
+def load_run(run: Run, environment: Mapping[str, str]) -> int:
     """Materializes a run's assets. Prints a line when it starts and when it ends. Returns the number of failures."""
     from dagster import DagsterInstance
 
+    os.environ |= environment
     assets = f"{len(run.assets)} asset{'s'[: len(run.assets) - 1]}"
     print(line(run.location, run.partition, f"{assets} start{'s'[: len(run.assets) == 1]}", "", ""), flush=True)
     begun = time.monotonic()
@@ -148,7 +151,8 @@ def dev() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     try:
-        with stand_ins(settings):
+        with stand_ins(settings), shop_stand_in() as shop:
+            os.environ |= shop
             return serve(port)
     except Stopped:
         return 0
@@ -185,7 +189,7 @@ def stop(*_: object) -> None:
 
 @contextmanager
 def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
-    """Runs the sandbox and the shop's database, and sets the environment of this process and its children."""
+    """Runs the sandbox, and sets the environment of this process and its children."""
     archives = settings.get("SANDBOX_GITHUB_ARCHIVES") or ""
     port = port_is_free.any_port()
     command = [sys.executable, "-m", "sandbox", "--port", str(port), "--files", str(FILES)]
@@ -196,13 +200,20 @@ def stand_ins(settings: Mapping[str, str | None]) -> Iterator[None]:
         wait_for(process, address)
         os.environ |= {name: (value or "").replace(SANDBOX_IN_COMPOSE, address) for name, value in settings.items()}
         set_up()
-        with ExitStack() as stack:
-            if SHOP_IN_COMPOSE in os.environ.get(SHOP, ""):
-                os.environ[SHOP] = stack.enter_context(running_shop(ROOT / "data" / "shop"))
-            yield
+        yield
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def shop_stand_in() -> Iterator[dict[str, str]]:
+    """Runs the shop's database, unless the settings name another. Yields what it adds to the environment."""
+    if SHOP_IN_COMPOSE not in os.environ.get(SHOP, ""):
+        yield {}
+        return
+    with running_shop(ROOT / "data" / "shop") as url:
+        yield {SHOP: url}
 
 
 def wait_for(process: subprocess.Popen[bytes], address: str) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from scripts import doctor, preview, sources, up
-from scripts.local import DAYS, skip_reason
-from tests.support.database import Database
+from scripts.local import skip_reason
 from tests.support.stack import clone
 
 REAL = {"SOURCES__ZENDESK__API_KEY": "key", "SOURCES__ZENDESK__API_BASE_URL": "https://example.zendesk.com"}
@@ -194,12 +193,6 @@ def test_the_container_of_a_run_is_not_that_of_a_service(monkeypatch: pytest.Mon
     run = {"Id": "4f1c", "Config": {"Labels": labels | {"com.docker.compose.oneoff": "True"}}}
     stack.all_containers = [server, run]
     assert stack.containers == {"revenue": server}
-
-
-def test_the_demo_loads_the_days_on_which_the_shop_has_changes(demo_shop: Database) -> None:
-    [(days,)] = demo_shop.execute("SELECT max(updated_at)::date - min(updated_at)::date + 1 FROM orders")
-
-    assert days == DAYS
 
 
 def test_a_preview_keeps_its_passwords_and_takes_no_setting_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:

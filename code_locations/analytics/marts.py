@@ -117,12 +117,14 @@ def build(context: dg.AssetExecutionContext, dbt: DbtCliResource, *arguments: st
             failure = error
         try:
             # Once dbt has ended: dagster-dbt would take a whole core to wait for the next event.
-            yield from DbtEventIterator(iter(events), invocation).fetch_row_counts().fetch_column_metadata()
+            results = list(DbtEventIterator(iter(events), invocation).fetch_row_counts().fetch_column_metadata())
         finally:
             close_connections(invocation)
-        if failure:
-            disable_run_retries(context.op_execution_context)
-            raise dg.Failure("; ".join(failures(invocation)) or str(failure), allow_retries=False) from failure
+        failed = failures(invocation) if failure else []
+    yield from results  # after the turn: Dagster takes a while to store them, and loads may wait
+    if failure:
+        disable_run_retries(context.op_execution_context)
+        raise dg.Failure("; ".join(failed) or str(failure), allow_retries=False) from failure
 
 
 def name_database(name: str) -> None:

@@ -4,6 +4,9 @@
 CREATE FUNCTION pick(id bigint, salt text, n bigint) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(md5(salt || id), 12))::bit(48)::bigint % n;
 
+-- Without checks of the foreign keys: this takes half the time.
+SET session_replication_role = replica;
+
 INSERT INTO customers
 SELECT
     id,
@@ -52,6 +55,8 @@ SELECT
     placed_at + later AS updated_at
 FROM placed, generate_series(1, 1 + pick(id, 'items', 3)) AS line;
 
+ANALYZE items;
+
 INSERT INTO orders
 SELECT
     id,
@@ -83,3 +88,5 @@ SELECT
     setval(pg_get_serial_sequence('customers', 'id'), 5000),
     setval(pg_get_serial_sequence('products', 'id'), 500),
     setval(pg_get_serial_sequence('orders', 'id'), 100000);
+
+RESET session_replication_role;
