@@ -43,6 +43,12 @@ class Cluster(Stack):
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
+    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """What tests of the compose stack ask of a service with `docker compose exec -T`."""
+        assert arguments[:2] == ("exec", "-T"), arguments
+        _, _, service, *command = arguments
+        return subprocess.CompletedProcess(command, 0, self.in_pod(service, *command))
+
     def in_pod(self, deployment: str, *command: str) -> str:
         return self.kubectl("exec", f"deployment/{deployment}", "--", *command)
 
