@@ -1,10 +1,13 @@
 """An HTML page with charts inside, which needs no server: reports of code locations."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from html import escape
 from typing import Any
 
+import dagster as dg
+import fsspec
 import leather
 
 COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f", "#bab0ac")
@@ -20,6 +23,18 @@ td, th {{ padding: .2em 1em .2em 0; text-align: left; vertical-align: top }}
 {parts}
 </html>
 """
+
+
+def publish(html: str, name: str, location: str) -> dict[str, dg.MetadataValue]:
+    """Write a page as `<name>.html` to REPORTS_URL, a folder or bucket. Returns the metadata that says where it is."""
+    files, folder = fsspec.core.url_to_fs(os.environ.get("REPORTS_URL") or "data/reports")
+    files.makedirs(folder, exist_ok=True)
+    path = f"{folder}/{name}.html"
+    files.pipe_file(path, html.encode())
+    if "file" not in files.protocol:
+        return {"file": dg.MetadataValue.url(files.unstrip_protocol(path))}
+    how = f"Without Docker: {os.path.relpath(path)}. With Docker: docker compose cp {location}:{path} ."
+    return {"file": dg.MetadataValue.path(path), "open it": dg.MetadataValue.text(how)}
 
 
 def page(title: str, parts: Iterable[str]) -> str:

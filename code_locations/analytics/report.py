@@ -2,15 +2,12 @@
 
 from collections import defaultdict
 from datetime import date
-from pathlib import Path
 
 import dagster as dg
 
 from code_locations.analytics.marts import follows_sources, pipeline
 from runtime import charts
 from runtime.load.locks import duckdb_file_lock
-
-FILE = Path("data/reports/weekly_summary.html")
 
 
 @dg.asset(
@@ -28,13 +25,11 @@ def weekly_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Non
     figures: dict[str, list[tuple[date, float]]] = defaultdict(list)
     for figure, week, value in rows:
         figures[figure].append((week, float(value)))
-    FILE.parent.mkdir(parents=True, exist_ok=True)
     parts = [charts.line_chart(figure, {"": values}) for figure, values in figures.items()]
-    FILE.write_text(charts.page("Weekly summary", parts))
+    where = charts.publish(charts.page("Weekly summary", parts), "weekly_summary", "analytics")
     return dg.MaterializeResult(
         metadata={
-            "file": dg.MetadataValue.path(str(FILE.resolve())),
-            "open it": f"Without Docker: {FILE}. With Docker: docker compose cp analytics:{FILE.resolve()} .",
+            **where,
             "figures": len(figures),
             "last weeks": dg.MetadataValue.md(table(figures)),
         }

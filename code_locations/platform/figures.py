@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
@@ -25,7 +24,6 @@ from runtime.load.locks import duckdb_file_lock
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 
-FILE = Path("data/reports/deployment.html")
 DAYS = 30  # of the report
 PAGE = 500
 # What was written within the last minute may not be visible in its order yet: a cursor would pass over a row.
@@ -195,12 +193,10 @@ def deployment_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult
         "WHERE created_at >= %s AND rows_loaded IS NOT NULL ORDER BY created_at",
         since,
     )
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text(report(runs, loads))
+    where = charts.publish(report(runs, loads), "deployment", "platform")
     return dg.MaterializeResult(
         metadata={
-            "file": dg.MetadataValue.path(str(FILE.resolve())),
-            "open it": f"Without Docker: {FILE}. With Docker: docker compose cp platform:{FILE.resolve()} .",
+            **where,
             "runs": len(runs),
             "failed": sum(run[2] == "FAILURE" for run in runs),
         }

@@ -11,7 +11,7 @@ from tests.support.cluster import OVERLAY, Cluster
 from tests.support.stack import wait_for
 
 LOCATIONS = kubernetes.locations()
-REPOSITORIES = OF_COMPOSE[: int(os.environ.get("KUBERNETES_PARTITIONS", "8"))]  # a run takes 16 s of CPU
+REPOSITORIES = OF_COMPOSE[: int(os.environ.get("KUBERNETES_PARTITIONS", "6"))]  # a run takes 16 s of CPU
 # Location → assets of it, a partition, and a table with its rows.
 LOADS = {
     "engineering": ([["github", "issues"]], "sandbox/website", "raw_github.issues"),
@@ -83,7 +83,7 @@ def test_a_backfill_loads_every_row_once_while_parts_of_it_end(cluster: Cluster,
     wait_for(lambda: enough(cluster, backfill, 3), 240, "more partitions")
     cluster.kubectl("delete", "pod", "--selector", "app=daemon", "--wait=false")
     roll(cluster)
-    cluster.program("run", "pkill", "-x", "kubelet", check=False)
+    cluster.program("run", "sh", "-c", "pkill -x kubelet; while pgrep -x kubelet; do sleep 0.1; done", check=False)
     cluster.program("up")  # starts it again
     cluster.backfilled(backfill, timeout=100 + 60 * len(REPOSITORIES))
     times(f"a backfill of {len(REPOSITORIES)} partitions")

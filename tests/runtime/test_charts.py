@@ -1,7 +1,9 @@
 """Pages with charts, for reports."""
 
 from datetime import date
+from pathlib import Path
 
+import fsspec
 import pytest
 
 from runtime import charts
@@ -31,3 +33,27 @@ def test_a_page_needs_nothing_else() -> None:
     assert "<title>R &amp; D</title>" in page
     assert "src=" not in page
     assert "href=" not in page
+
+
+def test_a_page_is_a_file_that_somebody_can_copy_out_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REPORTS_URL", raising=False)
+    found = charts.publish("<h1>first</h1>", "deployment", "platform")
+    charts.publish("<h1>größer</h1>", "deployment", "platform")
+    file = tmp_path / "data" / "reports" / "deployment.html"
+
+    assert file.read_text() == "<h1>größer</h1>"
+    assert found["file"].value == str(file)
+    assert str(found["open it"].value).endswith(f" docker compose cp platform:{file} .")
+
+
+def test_a_page_goes_into_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPORTS_URL", "memory://bucket/reports")
+    found = charts.publish("<h1>weekly</h1>", "weekly_summary", "analytics")
+
+    assert {name: str(value.value) for name, value in found.items()} == {
+        "file": "memory:///bucket/reports/weekly_summary.html"
+    }
+    assert fsspec.filesystem("memory").cat("/bucket/reports/weekly_summary.html") == b"<h1>weekly</h1>"

@@ -1,4 +1,4 @@
-"""A thousand queued runs, a backfill of 200 partitions, and fifty people who look and launch: nothing is lost."""
+"""A million events, a thousand queued runs, a backfill of 200 partitions, and fifty people: nothing is lost."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from tests.support.stack import Stack, wait_for
 MINUTES = float(os.environ.get("SIEGE_MINUTES", "10"))
 QUEUED = int(os.environ.get("SIEGE_RUNS", "1000"))
 PARTITIONS = int(os.environ.get("SIEGE_PARTITIONS", "200"))
+EVENTS = int(os.environ.get("SIEGE_EVENTS", "1000000"))  # of runs that have ended
 CLIENTS = 50
 PAUSE_SECONDS = 1.0  # between two requests of a client. The UI's pages ask every one to five seconds
 REPOSITORIES = [f"sandbox/siege-{number:03}" for number in range(PARTITIONS)]
@@ -35,10 +36,29 @@ PAGES = {
         assetMaterializations(limit: 1) { runId timestamp } } }""",
     "locations": """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus
         locationOrLoadError { __typename } } } } }""",
+    "asset": """{ assetOrError(assetKey: {path: ["github", "issues"]}) { ... on Asset {
+        assetMaterializations(limit: 50) { runId timestamp partition metadataEntries { label } } } } }""",
     "daemons": "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy lastHeartbeatTime } } } }",
     "automation": """{ repositoriesOrError { ... on RepositoryConnection { nodes { name schedules { name
         scheduleState { status } } sensors { name sensorState { status ticks(limit: 1) { status } } } } } } }""",
 }
+
+# Copies a run with its events, each copy a minute older than the one before it.
+HISTORY = """
+CREATE TEMPORARY TABLE copies AS
+    SELECT g * interval '1 minute' AS older, 60 * g AS seconds, gen_random_uuid()::text AS copy
+    FROM generate_series({copies}, 1, -1) AS g;
+INSERT INTO runs
+    (run_id, pipeline_name, mode, status, run_body, create_timestamp, update_timestamp, start_time, end_time)
+    SELECT copy, pipeline_name, mode, status, replace(run_body, run_id, copy), create_timestamp - older,
+           update_timestamp - older, start_time - seconds, end_time - seconds
+    FROM copies, runs WHERE run_id = '{run}';
+INSERT INTO run_tags (run_id, key, value)
+    SELECT copy, key, value FROM copies, run_tags WHERE run_id = '{run}';
+INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition)
+    SELECT copy, replace(event, run_id, copy), dagster_event_type, timestamp - older, step_key, asset_key, partition
+    FROM copies, event_logs WHERE run_id = '{run}';
+"""
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -52,6 +72,10 @@ def besieged(changed_stack: Stack) -> Iterator[Stack]:
     stack.sandbox("/settings", graphql_points=1_000_000, graphql_points_per_minute=1_000_000)
     stack.apply(GITHUB_REPOSITORIES=",".join(REPOSITORIES))
     wait_for(lambda: stack.locations()["engineering"] == "loaded", 60, "engineering to load")
+    run = stack.materialize(ISSUES, REPOSITORIES[0])["runId"]
+    [events] = dagster_sql(stack, f"SELECT count(*) FROM event_logs WHERE run_id = '{run}'")
+    dagster_sql(stack, HISTORY.format(run=run, copies=EVENTS // int(events)))
+    dagster_sql(stack, "VACUUM ANALYZE")
     yield stack
     stack.sandbox("/reset")
     stack.rows("DROP SCHEMA IF EXISTS raw_github CASCADE")
@@ -59,6 +83,7 @@ def besieged(changed_stack: Stack) -> Iterator[Stack]:
 
 def test_nothing_is_lost_under_siege(besieged: Stack, capfd: pytest.CaptureFixture[str]) -> None:
     stack = besieged
+    [history] = dagster_sql(stack, "SELECT count(*) FROM event_logs")
     stack.compose("stop", "daemon")  # so that all of them are in the queue
     with ThreadPoolExecutor(8) as threads:
         queued = set(threads.map(lambda number: stack.launch(ISSUES, REPOSITORIES[number % 3]), range(QUEUED)))
@@ -89,13 +114,18 @@ def test_nothing_is_lost_under_siege(besieged: Stack, capfd: pytest.CaptureFixtu
             figures = statistics.median(found), statistics.quantiles(found, n=20)[-1], max(found)
             print(f"{page:<14}{len(found):>10}{''.join(f'{1000 * one:>11,.0f}' for one in figures)}")
         print(f"{len(runs)} partitions in {backfilled:.0f} s. Most memory, in MB: {memory}")
-        print(f"{len(errors)} requests failed. {errors[:3]}")
+        print(f"{history} events before. {len(errors)} requests failed. {errors[:3]}")
     assert errors == []
     assert ended(stack, queued) == {"CANCELED": QUEUED}
     assert {run["status"] for run in runs} == {"SUCCESS"}
     [counts] = stack.rows("SELECT count(*), count(DISTINCT (repository_name, number)) FROM raw_github.issues")
     assert counts == [str(PARTITIONS * SIZE["issues"])] * 2
     assert {line.split()[-1] for line in stack.started().splitlines()} == {"0"}
+
+
+def dagster_sql(stack: Stack, sql: str) -> list[str]:
+    command = ["psql", "-U", "dagster", "dagster", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"]
+    return stack.compose("exec", "-T", "postgres", *command, "--command", sql).stdout.split()
 
 
 def look(stack: Stack, number: int, seconds: dict[str, list[float]], errors: list[str], over: threading.Event) -> None:
