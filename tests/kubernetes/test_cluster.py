@@ -85,7 +85,6 @@ def test_a_backfill_loads_every_row_once_while_parts_of_it_end(cluster: Cluster,
     roll(cluster)
     cluster.program("run", "sh", "-c", "pkill -x kubelet; while pgrep -x kubelet; do sleep 0.1; done", check=False)
     cluster.program("up")  # starts it again
-    cluster.loaded()  # a new kubelet sends no requests to a pod before it has probed it
     cluster.backfilled(backfill, timeout=100 + 60 * len(REPOSITORIES))
     times(f"a backfill of {len(REPOSITORIES)} partitions")
 

@@ -39,7 +39,16 @@ class Cluster(Stack):
     def graphql(self, query: str, **variables: Any) -> Any:
         # kubectl sends no content type, and the webserver then reads the address.
         address = f"{WEBSERVER}?{urlencode({'query': query, 'variables': json.dumps(variables)})}"
-        answer = json.loads(self.kubectl("create", "--raw", address, "--filename", "-", text="{}"))
+
+        def ask() -> Any:
+            try:
+                return json.loads(self.kubectl("create", "--raw", address, "--filename", "-", text="{}"))
+            except AssertionError as error:
+                if "no endpoints available" not in str(error):
+                    raise
+                return None  # a new kubelet takes a pod for ready once it has probed it
+
+        answer = wait_for(ask, 60, "the webserver to be ready")
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
