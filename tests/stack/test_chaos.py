@@ -166,7 +166,7 @@ def partitions(stack: Stack, backfill: str, *statuses: str) -> set[str]:
     return {partition(run) for run in stack.backfill_now(backfill)["runs"] if run["status"] in statuses}
 
 
-def assert_complete(stack: Stack, repositories: list[str] = REPOSITORIES) -> None:
+def assert_complete(stack: Stack) -> None:
     """Every row of every repository exists once, with each comment and reaction once."""
     for table in ("issues", "pull_requests"):
         loaded = stack.rows(
@@ -174,9 +174,9 @@ def assert_complete(stack: Stack, repositories: list[str] = REPOSITORIES) -> Non
             f"GROUP BY repository_name HAVING count(*) <> {SIZE[table]} OR count(DISTINCT number) <> {SIZE[table]}"
         )
         assert loaded == []
-        rows = len(repositories) * SIZE[table]
+        rows = len(REPOSITORIES) * SIZE[table]
         assert stack.rows(f"SELECT count(*) FROM raw_github.{table}") == [[str(rows)]]
-    issues = len(repositories) * SIZE["issues"]
+    issues = len(REPOSITORIES) * SIZE["issues"]
     for child in ("comments", "reactions"):
         [[found, distinct, lost]] = stack.rows(
             f"SELECT count(*), count(DISTINCT c._dlt_id), count(*) FILTER (WHERE i._dlt_id IS NULL) "
