@@ -17,6 +17,7 @@ from tests.support.database import Database
 from tests.support.traffic import ASSETS, Traffic
 
 ISSUES, ORDERS, SUMMARY = ASSETS
+REPORT = Path("data/reports/deployment.html")
 
 
 @pytest.fixture
@@ -93,11 +94,11 @@ def test_the_report_has_charts_and_the_causes_of_failures(instance: dg.DagsterIn
 
     load(instance, figures)
 
-    page = figures.FILE.read_text()
+    page = REPORT.read_text()
     assert page.count("<svg") >= 5
     assert "<td>2<td>no location<td>ConfigFieldMissing<td>no token" in page
 
 
 def test_a_report_of_an_empty_warehouse_is_a_page(instance: dg.DagsterInstance, figures: Any) -> None:
     assert load(instance, figures) == {"runs": 0, "materializations": 0}
-    assert "Dagster in the last 30 days" in figures.FILE.read_text()
+    assert "Dagster in the last 30 days" in REPORT.read_text()
