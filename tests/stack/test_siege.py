@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import threading
@@ -154,7 +155,7 @@ def weigh(stack: Stack, memory: dict[str, float], over: threading.Event) -> None
         for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
             found = json.loads(line)
             service = found["Name"].removeprefix(f"{stack.project}-").rpartition("-")[0]
-            amount, unit = found["MemUsage"].split()[0][:-3], found["MemUsage"].split()[0][-3:]
+            amount, unit = re.findall(r"([\d.]+)(\w+)", found["MemUsage"])[0]  # 0B for a container that is stopped
             megabytes = float(amount) * {"KiB": 0.001, "MiB": 1, "GiB": 1024}.get(unit, 0)
             memory[service] = max(memory.get(service, 0), round(megabytes))
 
