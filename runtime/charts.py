@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import fsspec
 import leather
+from fsspec.implementations.local import LocalFileSystem
 
 COLORS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#ff9da7", "#9c755f", "#bab0ac")
 PAGE = """<!doctype html>
@@ -31,7 +32,7 @@ def publish(html: str, name: str, location: str) -> dict[str, dg.MetadataValue]:
     files.makedirs(folder, exist_ok=True)
     path = f"{folder}/{name}.html"
     files.pipe_file(path, html.encode())
-    if "file" not in files.protocol:
+    if not isinstance(files, LocalFileSystem):
         return {"file": dg.MetadataValue.url(files.unstrip_protocol(path))}
     how = f"Without Docker: {os.path.relpath(path)}. With Docker: docker compose cp {location}:{path} ."
     return {"file": dg.MetadataValue.path(path), "open it": dg.MetadataValue.text(how)}

@@ -155,8 +155,8 @@ def weigh(stack: Stack, memory: dict[str, float], over: threading.Event) -> None
         for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
             found = json.loads(line)
             service = found["Name"].removeprefix(f"{stack.project}-").rpartition("-")[0]
-            amount, unit = re.findall(r"([\d.]+)(\w+)", found["MemUsage"])[0]  # 0B for a container that is stopped
-            megabytes = float(amount) * {"KiB": 0.001, "MiB": 1, "GiB": 1024}.get(unit, 0)
+            used = re.match(r"([\d.]+)([KMG]iB)", found["MemUsage"])  # 0B or -- if the container is stopped
+            megabytes = float(used[1]) * {"KiB": 0.001, "MiB": 1, "GiB": 1024}[used[2]] if used else 0
             memory[service] = max(memory.get(service, 0), round(megabytes))
 
 

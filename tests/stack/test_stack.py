@@ -34,7 +34,7 @@ def one_click(stack: Stack) -> list[dict[str, Any]]:
     ]
     assets = [key for location in LOCATIONS for key in stack.assets(location) if key not in skipped]
     backfill = stack.launch_backfill(assets)
-    runs = stack.backfilled(backfill, timeout=900)
+    runs = stack.backfilled(backfill, timeout=600)
     assert [stack.failures(run["runId"]) for run in runs if run["status"] != "SUCCESS"] == []
     assert stack.backfill_now(backfill)["status"] == "COMPLETED_SUCCESS"
     return runs
