@@ -76,7 +76,7 @@ def modules_not_loaded(location: str) -> dict[str, str]:
     return {
         node["assetKey"]["path"][0]: (node["description"] or "").strip().partition("\n")[0]
         for node in nodes
-        if node["assetKey"]["path"][-1] == "not_loaded" and node["repository"]["location"]["name"] == location
+        if node["assetKey"]["path"][-1].endswith("not_loaded") and node["repository"]["location"]["name"] == location
     }
 
 

@@ -226,3 +226,69 @@ def test_the_resource_of_dagsters_guide_is_replaced_by_the_safe_one(team: Team) 
 
     assert isinstance(resources["dlt"], IsolatedDltResource)
     assert resources["own"] == 1
+
+
+TWO_SOURCES = """
+import dagster as dg
+import dlt
+from dagster_dlt import DagsterDltResource, dlt_assets
+
+from runtime.load.translator import SourceTranslator
+
+@dlt.source
+def lacking(token: str = dlt.secrets.value):
+    return dlt.resource([{"id": 1}], name="orders")
+
+@dlt.source
+def sound():
+    return dlt.resource([{"id": 1}], name="table")
+
+def assets_of(source):
+    @dlt_assets(dlt_source=source, dlt_pipeline=dlt.pipeline("two", destination="duckdb"), name=source.name,
+                dagster_dlt_translator=SourceTranslator(source=source.name))
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource):
+        yield from dlt.run(context=context)
+    return assets
+
+defs = dg.Definitions(assets=[assets_of(lacking()), assets_of(sound())])
+"""
+
+
+def test_a_source_that_lacks_a_setting_leaves_the_other_sources_of_its_module(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
+
+    defs = team(two=TWO_SOURCES)
+
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    assert set(specs) == {"lacking/not_loaded", "sound/table"}
+    missing = "SOURCES__TWO__TOKEN is missing, empty or a placeholder: set it and restart the location."
+    description = specs["lacking/not_loaded"].description or ""
+    assert missing in description
+    assert caplog.messages == [f"team.two: {description}"]
+    assert run(defs, "sound", "table")[0]
+    succeeded, said, tags = run(defs, "lacking", "not_loaded")
+    assert not succeeded
+    assert (said or "").startswith(missing)
+    assert tags[RETRY_ON_ASSET_OR_OP_FAILURE_TAG] == "false"
+
+    monkeypatch.setenv("SOURCES__TWO__TOKEN", "t")
+    keys = {spec.key.to_user_string() for spec in team(two=TWO_SOURCES).resolve_all_asset_specs()}
+    assert keys == {"lacking/orders", "sound/table"}
+
+
+@pytest.mark.parametrize(
+    "last_line",
+    ["daily = dg.ScheduleDefinition(job=dg.define_asset_job('j', selection=['lacking/orders']), cron_schedule='@daily')"
+     "\ndefs = dg.Definitions.merge(defs, dg.Definitions(schedules=[daily]))",
+     "lacking().orders.add_limit(1)",
+     "defs = dg.Definitions(assets=[assets_of(lacking())])"],
+    ids=["a-job-of-its-tables", "uses-its-tables", "no-other-source"],
+)  # fmt: skip
+def test_a_module_that_cannot_do_without_a_source_is_not_loaded(team: Team, last_line: str) -> None:
+    defs = team(two=TWO_SOURCES + last_line, other=SOUND)
+
+    keys = {spec.key.to_user_string() for spec in defs.resolve_all_asset_specs()}
+    assert keys == {"two/not_loaded", "sound/table"}
+    assert "SOURCES__TWO__TOKEN is missing" in (run(defs, "two", "not_loaded")[1] or "")
