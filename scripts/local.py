@@ -19,10 +19,10 @@ import yaml
 from dotenv import dotenv_values
 
 from sandbox.shop import running_shop
-from scripts import port_is_free, sources
+from scripts import locations, port_is_free, sources
 
 if TYPE_CHECKING:
-    from dagster import AssetKey, DagsterInstance, Definitions
+    from dagster import AssetKey, DagsterInstance, Definitions, PartitionsDefinition
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERY = "duckdb.connect('{}').table('raw_github.issues').show()"
@@ -59,7 +59,7 @@ def demo() -> int:
     with stand_ins(settings | {"WAREHOUSE": "duckdb"} | chosen):
         database = Path(os.environ["DESTINATION__DUCKDB__CREDENTIALS"])
         before = count_rows(database)
-        print(line("location", "partition", "", "rows sent", "seconds"), flush=True)
+        print(line("group", "partition", "", "rows sent", "seconds"), flush=True)
         failures = sum(load_all(settings))
         after = count_rows(database)
         print(f"\n{os.path.relpath(database):<58}{'rows':>12}{'new':>12}")
@@ -80,6 +80,7 @@ class Run(NamedTuple):
     """Assets of a location, and the tags that tell Dagster their partition or range of partitions."""
 
     location: str
+    group: str
     partition: str
     assets: list["AssetKey"]
     tags: dict[str, str]
@@ -93,7 +94,7 @@ def load_all(settings: sources.Settings) -> Iterator[int]:
     DagsterInstance.get().dispose()  # creates its files: two processes at once would fail
     processes = get_context("forkserver")
     processes.set_forkserver_preload(["runtime.accelerate.preload", "scripts.preload"])
-    names = demo_locations()
+    names = locations.of_demo()
     workers = (os.cpu_count() or 1) + 1  # one waits for an API, or for another's turn to write the file
     # The thread ends before the stack closes, which stops the shop: also if a location cannot be loaded.
     with ProcessPoolExecutor(workers, processes) as pool, ExitStack() as stack, ThreadPoolExecutor(1) as thread:
@@ -128,18 +129,18 @@ def load_run(run: Run, environment: Mapping[str, str]) -> int:
 
     os.environ |= environment
     assets = f"{len(run.assets)} asset{'s'[: len(run.assets) - 1]}"
-    print(line(run.location, run.partition, f"{assets} start{'s'[: len(run.assets) == 1]}", "", ""), flush=True)
+    print(line(run.group, run.partition, f"{assets} start{'s'[: len(run.assets) == 1]}", "", ""), flush=True)
     begun = time.monotonic()
     with DagsterInstance.get() as instance, redirect_stdout(StringIO()):  # what dbt prints
         rows, failed = materialize(run, instance)
     seconds = f"{time.monotonic() - begun:.1f}"
-    lines = [line(run.location, run.partition, assets, f"{rows:,}", seconds), *(f"  FAILED {one}" for one in failed)]
+    lines = [line(run.group, run.partition, assets, f"{rows:,}", seconds), *(f"  FAILED {one}" for one in failed)]
     print("\n".join(lines), flush=True)
     return len(failed)
 
 
-def line(location: str, partition: str, assets: str, rows: str, seconds: str) -> str:
-    return f"{location:<14}{partition:<26}{assets:<17}{rows:>12}{seconds:>9}".rstrip()
+def line(group: str, partition: str, assets: str, rows: str, seconds: str) -> str:
+    return f"{group:<14}{partition:<26}{assets:<17}{rows:>12}{seconds:>9}".rstrip()
 
 
 def dev() -> int:
@@ -244,28 +245,13 @@ def set_up() -> None:
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     del instance["storage"]  # Dagster's default: SQLite files in DAGSTER_HOME
     (HOME / "dagster.yaml").write_text(yaml.safe_dump(instance))
-    modules = [{"python_module": {"module_name": module(name), "location_name": name}} for name in locations()]
+    names = locations.in_workspace()
+    modules = [{"python_module": {"module_name": locations.module(name), "location_name": name}} for name in names]
     (HOME / "workspace.yaml").write_text(yaml.safe_dump({"load_from": modules}))
 
 
-def locations() -> list[str]:
-    """All but projects of `create-dagster`, which `dg dev` runs in their folders."""
-    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())
-    names = [entry["grpc_server"]["location_name"] for entry in workspace["load_from"]]
-    return [name for name in names if (ROOT / "code_locations" / name / "definitions.py").exists()]
-
-
-def demo_locations() -> list[str]:
-    """All but `platform`, which has figures of Dagster's own runs: they are new each time."""
-    return [name for name in reversed(locations()) if name != "platform"]
-
-
-def module(location: str) -> str:
-    return f"code_locations.{location}.definitions"
-
-
 def load(location: str) -> "Definitions":
-    definitions: Definitions = import_module(module(location)).defs
+    definitions: Definitions = import_module(locations.module(location)).defs
     return definitions
 
 
@@ -290,12 +276,11 @@ def keys_of(location: str, modules: Collection[str]) -> "set[AssetKey]":
 
 
 def runs_of(location: str, skipped: Collection[str]) -> list[Run]:
-    """One run per named partition, one for all days. Without the modules that are skipped."""
+    """One run per group and named partition, one for all days. Without the modules that are skipped."""
     graph = load(location).resolve_asset_graph()
-    groups = assets_by_partitions(graph, keys_of(location, skipped))
     return [
-        Run(location, partition, assets, tags, upstream(graph, assets))
-        for partitions_def, assets in groups
+        Run(location, group, partition, assets, tags, upstream(graph, assets))
+        for group, partitions_def, assets in assets_of_runs(graph, keys_of(location, skipped))
         for partition, tags in partitions(partitions_def)
     ]
 
@@ -328,11 +313,15 @@ def materialize(run: Run, instance: "DagsterInstance") -> tuple[int, list[str]]:
     return sum(sent.values()), failed
 
 
-def assets_by_partitions(graph: Any, skipped: "Collection[AssetKey]") -> "list[tuple[Any, list[AssetKey]]]":
-    groups: dict[Any, list[AssetKey]] = {}
+def assets_of_runs(
+    graph: Any, skipped: "Collection[AssetKey]"
+) -> "list[tuple[str, PartitionsDefinition | None, list[AssetKey]]]":
+    """Group, partitions and keys of the assets that one run can load."""
+    found: dict[tuple[str, PartitionsDefinition | None], list[AssetKey]] = {}
     for key in sorted(graph.materializable_asset_keys - set(skipped)):
-        groups.setdefault(graph.get(key).partitions_def, []).append(key)
-    return list(groups.items())
+        asset = graph.get(key)
+        found.setdefault((asset.group_name, asset.partitions_def), []).append(key)
+    return [(*of_run, keys) for of_run, keys in found.items()]
 
 
 def partitions(partitions_def: Any) -> list[tuple[str, dict[str, str]]]:

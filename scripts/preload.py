@@ -3,8 +3,8 @@
 from contextlib import suppress
 from importlib import import_module
 
-from scripts.local import demo_locations, module
+from scripts import locations
 
-for name in demo_locations():
+for name in locations.of_demo():
     with suppress(Exception):  # would end the process, and the worker's message be lost
-        import_module(module(name))
+        import_module(locations.module(name))

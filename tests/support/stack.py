@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scripts.local import locations
+from scripts import locations
 from tests.support.paths import ROOT
 
-LOCATIONS = locations()
+LOCATIONS = locations.in_workspace()
 PROJECT = os.environ.get("STACK_PROJECT", "dagster-dlt-test")
 
 
