@@ -1,12 +1,14 @@
 """`make upgrade`, after `git pull`: replaces the version that runs by the one in this folder, or puts the old one back.
 
-Until the migration, the old version's containers stay. From then on, whatever fails, Ctrl-C included, brings back its
-images, its files, and Dagster's database if the migration has changed it. Uses the standard library only.
+Until the migration, the old version's containers stay. From then on, whatever fails, Ctrl-C, SIGTERM and a terminal
+that closes included, brings back its images, its files, and Dagster's database if the migration has changed it. Uses
+the standard library only.
 """
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +69,9 @@ class Before:
 
 
 def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job that is cancelled sends SIGTERM
+        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, hang_up)
     os.chdir(sources.ROOT)
     is_cut_off, seconds = RECORD.exists(), drain_seconds()
     stack = running_stack(is_cut_off)
@@ -96,6 +101,14 @@ def main() -> int:
     forget()
     say(f"{here()} runs.")
     return 0
+
+
+def hang_up(*_: object) -> None:
+    """The terminal has been closed. What is written to it would fail, here and in docker."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())
+    raise KeyboardInterrupt
 
 
 def sentence(error: BaseException) -> str:
