@@ -34,7 +34,7 @@ from runtime.load.retries import (
     retrying,
     unresolved_host,
 )
-from runtime.load.source_state import source_state
+from runtime.load.source_state import Reads
 from runtime.load.sweep import sweep_files
 from runtime.load.values.columns import ValueRefused
 from runtime.load.values.duplicates import record_keys
@@ -89,15 +89,17 @@ class IsolatedDltResource(DagsterDltResource):
         **kwargs: Any,
     ) -> Iterator[DltEventType]:
         op = context.op_execution_context if isinstance(context, AssetExecutionContext) else context
-        unread = source_state(dlt_source)
+        reads = Reads(dlt_source)
         # A run has changed nothing before it loads, so it may start again from the beginning, if the source does, too.
         # A load retries itself. Seven attempts wait for about a minute: an API or a warehouse may come back.
-        attempts = retrying(7, seconds=3, log=op.log.warning, unless=lambda: source_state(dlt_source) != unread)
+        attempts = retrying(7, seconds=3, log=op.log.warning, unless=lambda: not reads.begin_anew())
         try:
-            events = attempts(self._load_once, op, context, dlt_source, dlt_pipeline, dagster_dlt_translator, **kwargs)
+            events = attempts(
+                self._load_once, op, reads, context, dlt_source, dlt_pipeline, dagster_dlt_translator, **kwargs
+            )
         except ERRORS as error:
             # A source that has been read begins anew only in a new process, in a restart of the run.
-            if not is_transient(error) or source_state(dlt_source) == unread:
+            if not is_transient(error) or reads.begin_anew():
                 disable_run_retries(op)
             if sentence := explanation(error, dlt_pipeline):
                 raise Failure(sentence) from error
@@ -108,6 +110,7 @@ class IsolatedDltResource(DagsterDltResource):
     def _load_once(
         self,
         op: OpExecutionContext,
+        reads: Reads,
         context: Context,
         dlt_source: DltSource,
         dlt_pipeline: dlt.Pipeline,
@@ -122,6 +125,7 @@ class IsolatedDltResource(DagsterDltResource):
         )
         # All runs of this process share the source, and dlt writes what it infers into a source's schema.
         source = dlt_source.clone()
+        reads.watch(source)
         prepare_cursors(source, time_window(op) is not None, kwargs.get("write_disposition"))
         with lock as confirm, run_pipeline(dlt_pipeline, op) as pipeline, time_interval(op):
             pipeline.confirm = confirm
@@ -132,6 +136,7 @@ class IsolatedDltResource(DagsterDltResource):
             try:
                 return list(super()._run(context, source, pipeline, dagster_dlt_translator, **kwargs))
             except Exception as error:
+                reads.has_failed(error)
                 if pipeline.has_loaded:  # another attempt would load all rows again
                     raise LoadFailed(error) from error
                 raise

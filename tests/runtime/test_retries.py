@@ -1,6 +1,8 @@
 """What is tried again inside a run, what fails at once, and that nothing loads twice or not at all."""
 
 import errno
+import logging
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import urllib.error
 from collections import deque
 from collections.abc import Callable, Iterator
 from email.message import Message
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import dagster as dg
@@ -21,9 +25,12 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_dlt import DagsterDltResource, dlt_assets
 from dagster_dlt.dlt_event_iterator import DltEventType
 from dlt.common.exceptions import TerminalException
+from dlt.common.schema import Schema
+from dlt.extract.source import DltSource
 
 from runtime.load import resource, retries
 from runtime.load.resource import IsolatedDltResource
+from runtime.load.source_state import source_state
 from runtime.load.translator import SourceTranslator
 from runtime.load.warehouse import warehouse_pipeline
 from tests.support.paths import ROOT
@@ -298,6 +305,122 @@ def test_a_source_that_remembers_is_read_again_in_a_new_run_only(warehouse: Ware
     assert warehouse.datasets() == set()
     assert run.tags["dagster/will_retry"] == "true"
     assert not [tag for tag in run.tags if tag.startswith("dlt/")]  # it has not begun to append
+
+
+class Reader:
+    """A source's client. Its attributes are what it remembers."""
+
+    __slots__ = ("page", "pages", "session")
+
+    def __init__(self) -> None:
+        self.page = 0
+        self.pages: SimpleQueue[int] = SimpleQueue()
+        self.session = requests.Session()
+
+    def read(self) -> Iterator[int]:
+        yield from range(3)
+
+    def turn(self) -> Iterator[int]:
+        self.page += 1
+        yield self.page
+
+    def take(self) -> Iterator[int]:
+        self.pages.put(1)
+        yield 1
+
+
+LOGGER = logging.getLogger(__name__)
+PAGE = 0
+SESSION = requests.Session()
+
+
+def turn_global() -> Iterator[int]:
+    global PAGE
+    PAGE += 1
+    yield PAGE
+
+
+def turn_default(seen: list[int] = []) -> Iterator[int]:  # noqa: B006
+    seen.append(1)
+    yield from seen
+
+
+def turn_attribute() -> Iterator[int]:
+    turn_attribute.page = getattr(turn_attribute, "page", 0) + 1  # type: ignore[attr-defined]
+    yield 1
+
+
+def turn_nested() -> Iterator[int]:
+    def inner() -> Iterator[int]:
+        yield from turn_global()
+
+    yield from inner()
+
+
+def log_and_match() -> Iterator[int]:
+    LOGGER.info("%s", re.compile(r"\d").match("1"))
+    SESSION.mount("http://one", requests.adapters.HTTPAdapter())
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("read", "remembers"),
+    [
+        (Reader().turn, True),
+        (Reader().take, True),
+        (turn_global, True),
+        (turn_default, True),
+        (turn_attribute, True),
+        (turn_nested, True),
+        (Reader().read, False),
+        (log_and_match, False),
+        (partial(iter, range(3)), False),
+    ],
+    ids=["counter", "queue", "global", "default", "attribute", "nested", "reader", "logs-and-matches", "partial"],
+)
+def test_what_a_function_changes_is_what_it_remembers(read: Callable[[], Iterator[int]], remembers: bool) -> None:
+    @dlt.resource
+    def rows() -> Iterator[int]:
+        yield from read()
+
+    source = DltSource(Schema("flaky"), "flaky", [rows])
+    before = source_state(source, strict=True)
+    assert source_state(source, strict=True) == before
+
+    list(read())
+
+    assert (source_state(source, strict=True) != before) is remembers
+
+
+def test_a_source_that_goes_on_is_read_again_in_a_new_run_only(warehouse: Warehouse) -> None:
+    """A number may be a position or a count of requests. Which one it is shows in the first row of the second read."""
+    reader = Reader()
+
+    @dlt.source(name="flaky", section="flaky")
+    def source() -> Any:
+        @dlt.resource(write_disposition="append")
+        def rows() -> Iterator[Any]:
+            while reader.page < 5:
+                reader.page += 1
+                yield [{"id": reader.page}]
+                if reader.page == 3:
+                    raise ConnectionError("reset by peer")
+
+        return rows
+
+    @dlt_assets(
+        dlt_source=source(),
+        dlt_pipeline=warehouse_pipeline("flaky", "raw_flaky"),
+        dagster_dlt_translator=SourceTranslator(source="flaky"),
+    )
+    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
+        yield from dlt.run(context=context)
+
+    failed = dg.materialize([assets], resources={"dlt": IsolatedDltResource()}, raise_on_error=False)
+
+    assert "reset by peer" in failure_of(failed)
+    assert reader.page == 4  # where the second read began
+    assert warehouse.datasets() == set()
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
