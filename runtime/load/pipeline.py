@@ -146,6 +146,10 @@ def run_pipeline(template: dlt.Pipeline, op: OpExecutionContext) -> Iterator[Run
         from runtime.load.values import mysql
 
         mysql.register()
+    capabilities = destination.capabilities()
+    if capabilities.supports_ddl_transactions and capabilities.supports_transactions is None:
+        # dlt would commit a merge's DELETE before its INSERT, and rows be lost if that one fails.
+        destination.caps_params["supports_transactions"] = True
     if template.dataset_name:  # a custom destination may have none, and stages nothing
         staging = staging_layout(template.dataset_name, run_id, step_key)
         destination.config_params["staging_dataset_name_layout"] = staging
@@ -203,7 +207,7 @@ def _publish(pipeline: dlt.Pipeline, template: Any) -> None:
 def _copied(destination: Any) -> Any:
     """A destination whose parameters can be set. They may hold what cannot be copied, for example a connection."""
     copied = copy(destination)
-    copied.config_params = dict(destination.config_params)
+    copied.config_params, copied.caps_params = dict(destination.config_params), dict(destination.caps_params)
     return copied
 
 

@@ -74,8 +74,8 @@ def _roots(source: DltSource) -> list[DltResource]:
 def _first_row(item: Any) -> str | None:
     if isinstance(item, list):
         return repr(item[0]) if item else None
-    if hasattr(item, "slice") and hasattr(item, "to_pylist"):  # Arrow
-        return repr(item.slice(0, 1).to_pylist()) if len(item) else None
+    if hasattr(item, "slice") and hasattr(item, "schema"):  # Arrow, Polars
+        return str(item.slice(0, 1)) if len(item) else None
     return repr(item)
 
 

@@ -110,6 +110,44 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
     assert warehouse.rows('SELECT "of", count(*) FROM orders__lines GROUP BY 1') == [("new", 500)]
 
 
+@pytest.mark.parametrize("disposition", ["merge", UPSERT], ids=["delete-insert", "upsert"])
+@pytest.mark.parametrize(
+    ("ids", "left"),
+    [
+        ([7, "7", 7.0], [2]),
+        (["2026-01-31T12:00:00Z", "2026-01-31T12:00:00+00:00", "2026-01-31T13:00:00+01:00"], [2]),
+        ([True, "true", 1], [2]),
+        (["a", 7, "7"], [0, 2]),
+        (["1.5", "1.50", 1.5], [1, 2]),  # texts
+    ],
+    ids=["numbers", "moments", "booleans", "texts", "texts of numbers"],
+)
+def test_keys_are_the_same_if_the_warehouse_makes_them_so(
+    warehouse: Warehouse, disposition: Any, ids: list[Any], left: list[int]
+) -> None:
+    rows = [{"id": id, "number": number} for number, id in enumerate(ids)]
+
+    load(dlt.resource([rows], name="orders", primary_key="id", write_disposition=disposition))
+
+    assert warehouse.rows("SELECT number FROM orders ORDER BY 1") == [(number,) for number in left]
+
+
+def test_a_merge_that_fails_leaves_the_rows_that_were_there(warehouse: Warehouse) -> None:
+    """A merge deletes and inserts. dlt commits the one before the other on DuckDB."""
+
+    def orders(amount: int | None) -> Any:
+        rows = [{"id": 1, "amount": amount}, {"id": 2, "amount": 2}]
+        columns: Any = {"amount": {"data_type": "bigint"}}
+        return dlt.resource([rows], name="orders", primary_key="id", write_disposition="merge", columns=columns)
+
+    load(orders(1))
+    warehouse.rows("ALTER TABLE orders ALTER COLUMN amount SET NOT NULL")
+    with pytest.raises(dg.Failure, match="amount"):
+        load(orders(None))
+
+    assert warehouse.rows("SELECT id, amount FROM orders ORDER BY 1") == [(1, 1), (2, 2)]
+
+
 PLAIN = [{"id": row["id"], "version": row["version"], "kind": "orders"} for row in VERSIONS]
 
 

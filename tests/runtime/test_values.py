@@ -430,6 +430,31 @@ def test_two_keys_that_become_one_column_are_refused_by_name(
     assert is_untouched(warehouse)
 
 
+@pytest.mark.parametrize("value", ["abc", "2026-01-31T12:00:00.123456789Z"])
+def test_a_value_that_would_replace_one_of_the_sources_own_is_refused_by_name(warehouse: Warehouse, value: str) -> None:
+    """`amount__v_text` is where dlt puts a text that is no number, or no timestamp."""
+    first = {"abc": 7}.get(value, "2026-01-31T12:00:00Z")
+
+    failure = load([{"id": 1, "amount": first}, {"id": 2, "amount": value, "amount__v_text": "own"}])
+
+    assert failure.startswith(f"orders: {value!r} is no ")
+    assert "amount__v_text" in failure
+    assert is_untouched(warehouse)
+
+    assert not load([{"id": 1, "amount": first}, {"id": 2, "amount": value}, {"id": 3, "amount__v_text": "own"}])
+    assert rows(warehouse, "id, amount__v_text") == [(1, None), (2, value), (3, "own")]
+
+
+def test_a_text_does_not_become_bytes(warehouse: Warehouse) -> None:
+    """DuckDB would make an A of it."""
+    assert not load([pa.table({"id": [1], "amount": [b"ab"]})])
+
+    failure = load([pa.table({"id": [1], "amount": [r"\x41"]})])
+
+    assert failure.startswith("orders, column amount: the source sends text")
+    assert [bytes(value) for _, value in rows(warehouse, "id, amount")] == [b"ab"]
+
+
 def test_of_two_keys_the_one_that_is_not_empty_arrives(warehouse: Warehouse) -> None:
     items = [
         {"id": 1, "orderId": 7, "order_id": None, "Tags": ["a"], "tags": []},

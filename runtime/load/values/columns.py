@@ -27,7 +27,16 @@ MICROSECONDS = 6
 DESTINATIONS = ("duckdb", "postgres")  # whose columns we can look up and widen
 BITS = {"tinyint": 8, "smallint": 16, "integer": 32, "bigint": 64, "hugeint": 128}
 TEXTS = ("text", "json", "binary")
-WITHOUT_SIZE = ("double", "date")
+KINDS = {
+    "double": "double",
+    "double precision": "double",
+    "boolean": "bool",
+    "date": "date",
+    "blob": "binary",
+    "bytea": "binary",
+    "json": "json",
+    "jsonb": "json",
+}
 # Types of columns, and those of values that may become them if Arrow's safe cast changes nothing.
 CASTS = {
     ("number", "number"),
@@ -57,7 +66,7 @@ class ColumnType:
 
     def holds(self, other: "ColumnType") -> bool:
         """Whether every value of the other type stays as it is in a column of this one."""
-        if self.kind in TEXTS:  # where the warehouse itself refuses what does not fit
+        if self.kind in ("text", "json"):  # where the warehouse itself refuses what does not fit
             return True
         if self.kind == "double" and other.kind == "number":
             return other.scale == 0 and other.limit <= 2**53
@@ -278,14 +287,15 @@ def _widen(
             if is_new and table not in emptied:
                 _check_new_column(client, table, column)
             old = parsed(db_type)
-            if table in as_bits and _is_other(new, old):
-                raise _refusal(table, name, str(column["data_type"]), db_type)
             if not old.holds(new):
                 wide = old.widened(new)
                 wide_type = wide and _made_type(client, table, {**column, **as_column(wide)})
                 if not wide_type or not parsed(wide_type).holds(new):
                     raise _refusal(table, name, str(column["data_type"]), db_type)
                 statements.append((_alter(client, table, name, wide_type), table, name, wide_type, db_type))
+                old = parsed(wide_type)
+            if table in as_bits and (_is_other(new, old) or (old.kind == "json" != new.kind)):
+                raise _refusal(table, name, str(column["data_type"]), db_type)
     with client.maybe_ddl_transaction():
         for statement, table, name, wide_type, db_type in statements:
             try:
@@ -367,9 +377,7 @@ def parsed(db_type: str) -> ColumnType:
     if name.startswith("time"):
         kind = "timestamp" if name.startswith("timestamp") else "time"
         return ColumnType(kind, scale=sizes[0] if sizes else MOMENTS.get(name, MICROSECONDS))
-    return ColumnType(
-        {"double precision": "double", "boolean": "bool"}.get(name, name if name in WITHOUT_SIZE else "text")
-    )
+    return ColumnType(KINDS.get(name, "text"))
 
 
 def _refusal(table: str, column: str, new: str, old: str) -> ValueRefused:

@@ -9,10 +9,9 @@ import gzip
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from dlt.extract.source import DltSource
 from runtime.load.cursors import columns_with, disposition_of
 from runtime.load.values.columns import ValueRefused
 from runtime.load.values.items import table_of
+from runtime.load.values.normalizer import coerce
 
 NUMBER = "number of the row"
+DIGITS = frozenset("-0123456789")
 DECIMAL = re.compile(r"-?\d+\.\d+")
 # Of the keys of dictionaries, by the name of the table as the resource gives it, and the columns of the key.
 Hashes = dict[tuple[str, tuple[str, ...]], "array[int]"]
@@ -55,7 +56,7 @@ class KeyRecorder:
             return item
         if not self._has_begun:
             self._begin(item, meta)
-        if (key := key_of(item, self._columns, self._normalize)) is not None:
+        if (key := rough_key_of(item, self._columns, self._normalize)) is not None:
             hashes = self._of_table
             if hashes is None or meta is not None:
                 place = table_of(self._resource, item, meta), self._columns
@@ -73,12 +74,45 @@ class KeyRecorder:
             self._of_table = self._hashes.setdefault((str(name), self._columns), array("q"))
 
 
-def key_of(item: Any, columns: Sequence[str], normalize: Callable[[str], str]) -> str | None:
-    """The key of a dictionary. None if it has none."""
-    if type(item) is not dict or not columns:
-        return None
+def rough_key_of(item: Any, columns: Sequence[str], normalize: Callable[[str], str]) -> str | None:
+    """A text that is the same for keys that may be equal in the warehouse. None if the dictionary has no key."""
     values = values_of(item, columns, normalize)
-    return None if None in values else repr(values)
+    return None if None in values else "\0".join([f"{one}" if type(one) is int else _rough(one) for one in values])
+
+
+def _rough(value: Any) -> str:
+    if type(value) is str:
+        if value.lower() in ("true", "false"):
+            return f"{value.lower() == 'true':d}"
+        return _as_text(value) if value[:1] in DIGITS else value
+    return f"{value:d}" if type(value) is bool else _as_text(value)
+
+
+class ExactKey:
+    """The key of a row of a table as the warehouse will have it: dlt makes one of 7, "7" and 7.0. None without one."""
+
+    def __init__(self, schema: Schema, table: str, columns: Sequence[str]) -> None:
+        self._normalizer, self._naming = schema.data_item_normalizer, schema.naming
+        self._columns = columns
+        known = schema.tables.get(table, {}).get("columns", {})
+        self._types: list[Any] = [known.get(column, {}).get("data_type") for column in columns]
+
+    def __call__(self, item: Any) -> tuple[Any, ...] | None:
+        if type(item) is not dict:
+            return None
+        values = values_of(item, self._columns, self._naming.normalize_identifier)
+        return None if None in values else tuple(map(self._coerced, range(len(values)), values))
+
+    def _coerced(self, column: int, value: Any) -> Any:
+        value = custom_pua_decode(value)
+        kind = self._normalizer.py_type_to_sc_type(type(value))
+        # The first value decides on the type of a new column.
+        self._types[column] = self._types[column] or is_iso_timestamp(type(value), value) or kind
+        try:
+            coerced = coerce(self._types[column], kind, value)
+        except (ValueError, ArithmeticError):
+            return kind, repr(value)  # it goes into a column of its own type
+        return coerced if isinstance(coerced, Hashable) else repr(coerced)
 
 
 def values_of(item: Any, columns: Sequence[str], normalize: Callable[[str], str]) -> list[Any]:
@@ -140,7 +174,7 @@ def keep_last_rows(pipeline: dlt.Pipeline, hashes: Hashes) -> None:
             if arrow and columns:
                 _keep_last_arrow_rows(arrow, columns)
             if rows and columns and not _are_unique(hashes, naming, table, columns):
-                _keep_last_rows(rows, partial(key_of, columns=columns, normalize=naming.normalize_identifier))
+                _keep_last_rows(rows, schema, table, columns)
 
 
 def _are_unique(hashes: Hashes, naming: NamingConvention, table: str, columns: Sequence[str]) -> bool:
@@ -189,7 +223,8 @@ def _with_hint(table: TTableSchema, hint: Any) -> list[str]:
     return get_columns_names_with_prop(table, hint, include_incomplete=True)
 
 
-def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], str | None]) -> None:
+def _keep_last_rows(files: Sequence[Path], schema: Schema, table: str, columns: Sequence[str]) -> None:
+    key_of = ExactKey(schema, table, columns)
     items = (item for file in files for line in _lines(file) for item in line)
     keys = [key_of(item) for item in items]
     last = {key: number for number, key in enumerate(keys)}
@@ -197,7 +232,7 @@ def _keep_last_rows(files: Sequence[Path], key_of: Callable[[Any], str | None]) 
         return
     numbers = count()
     for file in files:
-        kept = [[one for one in line if _stays(next(numbers), key_of(one), last)] for line in _lines(file)]
+        kept = [[one for one in line if _stays(next(numbers), keys, last)] for line in _lines(file)]
         content = "".join(f"{json.dumps(line)}\n" for line in kept if line).encode()
         file.write_bytes(gzip.compress(content) if _is_compressed(file) else content)
 
@@ -254,8 +289,8 @@ def _is_name(key: Any) -> bool:
     return isinstance(key, str) and bool(key) and not key.isspace()
 
 
-def _stays(number: int, key: str | None, last: Mapping[str | None, int]) -> bool:
-    return key is None or last[key] == number
+def _stays(number: int, keys: Sequence[Any], last: Mapping[Any, int]) -> bool:
+    return keys[number] is None or last[keys[number]] == number
 
 
 def _lines(file: Path) -> Iterator[list[Any]]:

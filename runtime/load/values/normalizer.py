@@ -35,6 +35,7 @@ BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}0*[1-9]")
 MICROSECONDS = "2026-01-31T12:00:00.123456"
 OFFSET = re.compile(r"[+-]\d\d:?\d\d$")
 DAY_SECONDS = 86_400
+VARIANT = f"__{VARIANT_FIELD_FORMAT.partition('%')[0]}"  # between the names of a column and a type
 
 
 # ---- values of another type than their column ----
@@ -158,7 +159,12 @@ class DataItemNormalizer(relational.DataItemNormalizer):
         row, lists = super()._flatten(table, dict_row, _r_lvl)
         for name in [name for name, value in row.items() if type(value) is str and len(value) > len(MICROSECONDS)]:
             if BEYOND_MICROSECONDS.search(row[name]) and self._becomes_timestamp(table, name, row[name]):
-                row[self.naming.shorten_fragments(name, VARIANT_FIELD_FORMAT % "text")] = NoTimestamp(row.pop(name))
+                variant = self.naming.shorten_fragments(name, VARIANT_FIELD_FORMAT % "text")
+                if row.get(variant) is not None:
+                    raise _variant_is_taken(table, name, row[name], "timestamp", variant)
+                row[variant] = NoTimestamp(row.pop(name))
+        for name in [name for name in row if VARIANT in name]:
+            self._check_variant(table, row, name)
         arrived = len(row) + len(lists)
         if arrived < _count_keys(dict_row, set()):  # or objects are stored as JSON
             meet = arrived < _count_keys(dict_row, {id(value) for value in row.values() if type(value) is dict})
@@ -166,9 +172,30 @@ class DataItemNormalizer(relational.DataItemNormalizer):
             meet = len(lists) > 1 and len({self._shorten_fragments(*path) for path in lists}) < len(lists)
         return _keep_what_is_not_empty(self, table, dict_row, _r_lvl) if meet else (row, lists)
 
+    def _check_variant(self, table: str, row: Row, name: str) -> None:
+        """Raises ValueRefused if dlt would put the value of another column into this one, over its own value."""
+        column = name.rpartition(VARIANT)[0]
+        known: Any = self.schema.tables.get(table, {}).get("columns", {}).get(column, {})
+        value = row.get(column)
+        if value is None or row[name] is None or not (data_type := known.get("data_type")):
+            return
+        kind = self.py_type_to_sc_type(type(value))
+        try:
+            coerce(data_type, kind, value)
+        except (ValueError, ArithmeticError):
+            if self.naming.shorten_fragments(column, VARIANT_FIELD_FORMAT % kind) == name:
+                raise _variant_is_taken(table, column, value, data_type, name) from None
+
     def _becomes_timestamp(self, table: str, column: str, value: str) -> bool:
         known: Any = self.schema.tables.get(table, {}).get("columns", {}).get(column, {})
         return known.get("data_type") == "timestamp" or (not known and is_iso_timestamp(str, value) is not None)
+
+
+def _variant_is_taken(table: str, column: str, value: Any, data_type: str, variant: str) -> ValueRefused:
+    return ValueRefused(
+        f"{table}: {value!r} is no {data_type} for the column {column}, and {variant}, where it would go, has a value "
+        "of its own. Rename or drop one in the source. Nothing was loaded."
+    )
 
 
 @contextmanager
