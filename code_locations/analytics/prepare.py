@@ -18,6 +18,7 @@ from packaging.version import Version
 
 DBT = str(Path(sys.executable).with_name("dbt"))  # whether or not that is on the PATH
 PROJECT = Path(__file__).parent / "dbt_project"
+WRITTEN_BY_DBT = ("target", "logs")
 TARGETS = ("duckdb", "postgres", "snowflake")  # those of profiles.yml
 
 
@@ -29,8 +30,12 @@ def prepared_project(target: str) -> DbtProject:
     """
     if target not in TARGETS:
         raise ValueError(f"WAREHOUSE={target!r} has no target in dbt's profiles.yml. It has {', '.join(TARGETS)}.")
-    files = sorted(path for path in PROJECT.rglob("*") if path.is_file() and "target" not in path.parts)
-    content = b"".join(path.relative_to(PROJECT).as_posix().encode() + b"\0" + path.read_bytes() for path in files)
+    names = sorted(path.relative_to(PROJECT) for path in PROJECT.rglob("*") if path.is_file())
+    content = b"".join(
+        name.as_posix().encode() + b"\0" + (PROJECT / name).read_bytes()
+        for name in names
+        if name.parts[0] not in WRITTEN_BY_DBT
+    )
     folder = PROJECT / "target" / f"{target}-{hashlib.sha256(content).hexdigest()[:12]}"
     project = DbtProject(PROJECT, target=target, target_path=folder.relative_to(PROJECT))
     if not project.manifest_path.exists():

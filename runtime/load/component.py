@@ -13,6 +13,7 @@ from dagster_dlt.components.dlt_load_collection.scaffolder import DltLoadCollect
 from dagster_dlt.constants import META_KEY_TRANSLATOR
 from dagster_dlt.dlt_event_iterator import DltEventIterator, DltEventType
 from dlt.extract.source import DltSource
+from pydantic import Field
 
 from runtime.load import checks
 from runtime.load.advice import missing_settings
@@ -21,6 +22,7 @@ from runtime.load.location import ERRORS, placeholder
 from runtime.load.partitions import partition_label, time_window
 from runtime.load.resource import Context, IsolatedDltResource
 from runtime.load.retries import disable_run_retries
+from runtime.load.settings import LoadOptions
 
 OF_PARTITION = ("partition_key", "time_window")  # the parameters of a source function that a run fills in
 SCAFFOLD = '''\
@@ -126,7 +128,9 @@ class LoadTranslator(stock.DltComponentTranslator):
 
 
 class LoadResource(IsolatedDltResource):
-    """What `execute` gets. It reads the source of the run's partition."""
+    """What `execute` gets. It reads the source of the run's partition, with the options of the run."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def run(
         self,
@@ -139,7 +143,7 @@ class LoadResource(IsolatedDltResource):
         assert isinstance(context, dg.AssetExecutionContext)
         load: IsolatedLoad = dlt_objects(context.assets_def)[META_KEY_TRANSLATOR].load
         source = dlt_source or load.source_of_run(context)
-        return super().run(context, source, dlt_pipeline, dagster_dlt_translator, **kwargs)
+        return super().run(context, source, dlt_pipeline, dagster_dlt_translator, **self.options | kwargs)
 
 
 class LoadScaffolder(DltLoadCollectionScaffolder):
@@ -186,8 +190,8 @@ class IsolatedDltLoadCollectionComponent(stock.DltLoadCollectionComponent):
             or (dg.BackfillPolicy.multi_run() if "partition_key" in load.partition_parameters else None),
             pool=load.pool,
         )
-        def assets(context: dg.AssetExecutionContext) -> Any:
-            yield from self.execute(context, self.dlt_pipeline_resource)
+        def assets(context: dg.AssetExecutionContext, config: LoadOptions) -> Any:
+            yield from self.execute(context, LoadResource(options=config.arguments))
 
         return dg.Definitions(
             assets=[assets], asset_checks=[checks.primary_key_checks(assets)] if load.primary_key_checks else []

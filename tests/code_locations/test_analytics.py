@@ -1,6 +1,7 @@
 """The analytics location: what its models say of the loaded rows, on DuckDB and on Postgres."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -14,6 +15,7 @@ import dlt
 import duckdb
 import psycopg2
 import pytest
+import yaml
 from dagster_dbt import DbtCliResource
 from dlt.common.destination import Destination
 
@@ -349,6 +351,34 @@ def test_dbt_waits_for_its_turn_at_the_duckdb_file_and_gives_it_back(tmp_path: P
 
     assert process.returncode == 0, output.read_text()[-2000:]
     assert waiting in output.read_text()
+
+
+def test_every_column_of_the_models_is_described() -> None:
+    """An unquoted comma ends a description in YAML, and makes a property of the rest of it."""
+    for file in (prepare.PROJECT / "models").rglob("_*.yml"):
+        for model in yaml.safe_load(file.read_text()).get("models", ()):
+            [sql] = (prepare.PROJECT / "models").rglob(f"{model['name']}.sql")
+            assert {"description", "columns"} <= model.keys(), sql
+            for column in model["columns"]:
+                assert {"name", "description"} <= column.keys() <= {"name", "description", "data_tests"}, model["name"]
+
+
+def test_what_dbt_writes_does_not_make_another_project_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = tmp_path / "dbt_project"
+    shutil.copytree(prepare.PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    monkeypatch.setattr(prepare, "PROJECT", copied)
+    parsed: list[Path] = []
+    monkeypatch.setattr(prepare, "_parse", lambda target, folder: parsed.append(folder))
+
+    for path, text in {"logs/dbt.log": "12:00 Running", "target/run_results.json": "{}"}.items():
+        prepare.prepared_project("duckdb")
+        (copied / path).parent.mkdir(exist_ok=True)
+        (copied / path).write_text(text)
+        prepare.prepared_project("duckdb")
+    (copied / "models" / "new.sql").write_text("select 1 as one")
+    prepare.prepared_project("duckdb")
+
+    assert [folder == parsed[0] for folder in parsed] == [True, True, True, True, False]
 
 
 def test_dbt_has_the_version_that_it_says_itself() -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
@@ -48,11 +48,12 @@ def definitions(source: Path) -> dg.Definitions:
     return found
 
 
-def load(partition: str) -> bool:
+def load(partition: str, options: Mapping[str, Any] | None = None) -> bool:
     """A run of a day or a region, in a process of its own."""
+    config = {"ops": {"dlt_assets_depots_raw_depots": {"config": options}}} if options else {}
     key = dg.AssetKey(["raw_parcels", "parcels"] if partition in DAYS else ["raw_depots", "depots"])
     job = definitions(PROJECT / "src").resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(asset_selection=[key], partition_key=partition).success
+    return job.execute_in_process(config, asset_selection=[key], partition_key=partition).success
 
 
 def test_days_and_names_that_load_at_once_are_all_there_and_a_second_run_changes_nothing(
@@ -74,6 +75,17 @@ def test_days_and_names_that_load_at_once_are_all_there_and_a_second_run_changes
         ("scans", 3 * 24 * 2),
     ]
     assert rows_of(warehouse) == first
+
+
+def test_a_run_has_the_options_of_a_load(warehouse: Warehouse) -> None:
+    count = "SELECT count(*) FROM raw_depots.depots"
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
+        assert worker.submit(load, "north", {"max_items": 5}).result()
+        [(tried,)] = warehouse.rows(count)
+        assert worker.submit(load, "north").result()
+
+    assert 0 < tried < 50
+    assert warehouse.rows(count) == [(50,)]
 
 
 def rows_of(warehouse: Warehouse) -> list[tuple[Any, ...]]:
