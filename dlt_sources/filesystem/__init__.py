@@ -50,6 +50,7 @@ from dlt_sources.filesystem.readers import (
     BrokenFile,
     KeyCheck,
     Rows,
+    SameTypes,
     check_columns,
     check_nul,
     check_values,
@@ -96,6 +97,7 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
         state["files"] = {path: version for path, version in loaded.items() if path in items}
         known = known_columns(table)
         root = dlt.current.source_schema().naming.normalize_table_identifier(table)
+        same_types = SameTypes(known[root])
         for path, item in items.items():
             broken.pop(path, None)  # of an earlier attempt of the same load
             if loaded.get(path) == _version(item) and not full_reload:
@@ -107,11 +109,13 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                         continue
                     # Read to the end before the first row is passed on, so that no row of a broken file is loaded.
                     count, columns, check_keys = 0, deepcopy(known), KeyCheck(table, reserved=_COLUMNS)
+                    schema = None
                     if for_postgres:
                         check_nul(copy, file_format)
                     for batch in READERS[file_format](copy):
                         if isinstance(batch, pa.RecordBatch):
                             columns[root] |= check_columns(batch.schema, table, reserved=_COLUMNS)
+                            schema = same_types(batch).schema
                             check_values(batch, for_postgres)
                         else:
                             check_keys(batch, count + 1, columns)
@@ -122,7 +126,10 @@ def _resource(table: str, file_format: str, broken: dict[str, str], full_reload:
                     copy.seek(0)
                     if path in loaded and not count:
                         yield _emptied(path, file_format)
-                    yield from _with_file(READERS[file_format](copy), item)
+                    if schema:
+                        same_types.remember(schema, path)
+                    batches = READERS[file_format](copy)
+                    yield from _with_file(map(same_types, batches) if schema else batches, item)
             except BrokenFile as error:
                 broken[path] = str(error)
                 logger.error(f"{path} is broken and was left out: {error}")

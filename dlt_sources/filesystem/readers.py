@@ -159,6 +159,75 @@ READERS: Mapping[str, Callable[[IO[bytes]], Iterator[Rows]]] = {
 }
 
 
+class SameTypes:
+    """Gives the Arrow batches of all files of a load the types of the first one: dlt writes them into one file.
+
+    Of types with the same values, it takes the one that dlt gives to a column that a file lacks. `known` are the
+    columns that the table has already. They have a type that may be wider than that of the first file.
+    """
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known, self._naming = set(known), dlt.current.source_schema().naming
+        self._types: dict[str, tuple[pa.DataType, str]] = {}
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Raises BrokenFile if a value would be changed."""
+        arrays, fields = list(batch.columns), list(batch.schema)
+        for number, field in enumerate(fields):
+            wanted, path = self._types.get(field.name, (_plain(field.type), ""))
+            if wanted == field.type or pa.types.is_null(field.type):
+                continue
+            if (made := _as(wanted, arrays[number])) is not None:
+                arrays[number], fields[number] = made, field.with_type(wanted)
+            elif path and _normalized(field.name, self._naming) not in self._known:
+                raise BrokenFile(
+                    f"the column {field.name} is {field.type} here but {wanted} in {path}, which is loaded now. "
+                    "The next load tries this file again"
+                )
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def remember(self, schema: pa.Schema, path: str) -> None:
+        """The types of a file that is loaded."""
+        for field in schema:
+            if not pa.types.is_null(field.type):
+                self._types.setdefault(field.name, (field.type, path))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type for which dlt has a name."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_large_binary(kind) else kind
+
+
+def _as(wanted: pa.DataType, values: pa.Array) -> pa.Array | None:
+    """The values in a type of the same kind; None if there is none, or one would be changed."""
+    types = pa.types
+    kinds: list[Callable[[pa.DataType], bool]] = [
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_time,
+        lambda kind: types.is_string(kind) or types.is_large_string(kind),
+        lambda kind: types.is_binary(kind) or types.is_large_binary(kind),
+    ]
+    if types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    found = values.type
+    is_moment = all(map(types.is_timestamp, (found, wanted))) and bool(found.tz) == bool(wanted.tz)
+    if not (is_moment or any(kind(found) and kind(wanted) for kind in kinds)):
+        return None
+    try:
+        made = values.cast(wanted)
+        return made if made.cast(found).equals(values) else None
+    except pa.ArrowInvalid:
+        return None
+
+
 class KeyCheck:
     """Finds the columns that JSON objects become in a table and its child tables, as dlt takes objects apart."""
 
@@ -282,13 +351,20 @@ def check_nul(file: IO[bytes], file_format: str) -> None:
 
 
 def check_values(batch: pa.RecordBatch, for_postgres: bool) -> None:
-    """Raises for nanoseconds, which dlt's files do not have, and for what Postgres cannot store."""
+    """Raises for nanoseconds, which dlt's files do not have, and for what Postgres or DuckDB cannot store."""
+    types = pa.types
     for field, values in zip(batch.schema, batch.columns, strict=True):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+        kind = field.type
+        if (types.is_timestamp(kind) or types.is_time64(kind)) and kind.unit == "ns":
             try:
-                values.cast(pa.timestamp("us", field.type.tz))
+                values.cast(pa.timestamp("us", kind.tz) if types.is_timestamp(kind) else pa.time64("us"))
             except pa.ArrowInvalid as error:
                 raise BrokenFile(f"the column {field.name} has nanoseconds, dlt stores microseconds") from error
-        is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        if types.is_decimal(kind) and kind.precision > DEFAULT_NUMERIC_PRECISION:
+            raise BrokenFile(f"the column {field.name} is {kind}: more than {DEFAULT_NUMERIC_PRECISION} digits")
+        unknown = types.is_nested(kind) or (types.is_decimal(kind) and kind.bit_width < 128)
+        if for_postgres and unknown:
+            raise BrokenFile(f"the column {field.name} is {kind}, which cannot be copied into Postgres")
+        is_text = types.is_string(kind) or types.is_large_string(kind)
         if for_postgres and is_text and pa.compute.any(pa.compute.match_substring(values, "\0")).as_py():
             raise BrokenFile(f"the column {field.name} has a NUL character, which Postgres cannot store")

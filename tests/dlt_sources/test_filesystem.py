@@ -169,6 +169,27 @@ def test_a_table_is_created_before_it_has_rows(folder: Folder, any_warehouse: So
     assert any_warehouse.rows("SELECT id, note FROM orders") == [("1", "")]
 
 
+def test_a_parquet_file_of_a_type_that_the_warehouse_lacks_is_broken(
+    folder: Folder, any_warehouse: SourceWarehouse
+) -> None:
+    columns = {
+        "time": pa.array([1], pa.time64("ns")),
+        "wide": pa.array([Decimal(10) ** 45], pa.decimal256(60, 2)),
+    }
+    if any_warehouse.postgres:
+        columns |= {"struct": pa.array([{"a": 1}]), "list": pa.array([[1]])}
+    for name, values in columns.items():
+        folder.write(f"stock/{name}.parquet", parquet(id=[9], **{name: values}))
+    folder.fill("sound", 2)
+
+    loaded = load(any_warehouse, folder.source())
+
+    broken = columns if any_warehouse.postgres else ("time", "wide")
+    assert set(folder.broken) == {f"stock/{name}.parquet" for name in broken}
+    assert all(f"the column {name} " in folder.broken[f"stock/{name}.parquet"] for name in broken)
+    assert loaded == {**dict.fromkeys(TABLES, 2), "stock": 2 + len(columns) - len(broken)}
+
+
 def test_a_file_that_the_warehouse_cannot_store_is_broken(folder: Folder, any_warehouse: SourceWarehouse) -> None:
     wide = ",".join(f"c{number}" for number in range(1_600))
     folder.fill("sound", 2)
@@ -351,6 +372,60 @@ def test_a_parquet_file_that_contradicts_an_earlier_one_is_broken(folder: Folder
     assert load(warehouse, folder.source()) == {"stock": 2}
     assert folder.broken == {"stock/b.parquet": "the column id is text here but bigint in the table"}
     assert warehouse.rows("SELECT id, empty FROM stock ORDER BY id") == [(1, None), (3, "y")]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (pa.array([1], pa.int32()), pa.array([7], pa.uint32())),
+        (pa.array([1], pa.int64()), pa.array([7], pa.uint64())),
+        (pa.array(["a"]), pa.array(["b"], pa.large_string())),
+        (pa.array(["a"]), pa.array(["b"]).dictionary_encode()),
+        (pa.array([1.5], pa.float32()), pa.array([0.1])),
+        (pa.array([1.5], pa.float16()), None),
+        (pa.array([1.5], pa.float32()), None),
+        (pa.array(["a"], pa.large_string()), None),
+        (pa.array(["a"]).dictionary_encode(), None),
+        (pa.array([Decimal("1.50")], pa.decimal128(10, 2)), pa.array([Decimal("2.5000")], pa.decimal128(12, 4))),
+        (pa.array([0], pa.timestamp("ms")), pa.array([1000], pa.timestamp("us"))),
+    ],
+    ids=str,
+)
+def test_parquet_files_of_one_load_may_have_types_that_fit(
+    folder: Folder, any_warehouse: SourceWarehouse, first: pa.Array, then: pa.Array | None
+) -> None:
+    amounts = [{"amount": first}, {} if then is None else {"amount": then}]
+    for number, columns in enumerate(amounts):
+        folder.write(f"stock/{number}.parquet", parquet(id=[number], **columns))
+    load(any_warehouse, folder.source())
+    assert folder.broken == {}
+    values = [one for columns in amounts for one in columns.get("amount", pa.nulls(1)).to_pylist()]
+    stored = [amount for _, amount in any_warehouse.rows("SELECT id, amount FROM stock ORDER BY id")]
+    assert [one.replace(tzinfo=None) if isinstance(one, datetime) else one for one in stored] == values
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (pa.array([1], pa.int32()), pa.array([2**40])),
+        (pa.array([Decimal("1.50")], pa.decimal128(10, 2)), pa.array([Decimal("2.1234")], pa.decimal128(12, 4))),
+        (pa.array([0], pa.timestamp("ms")), pa.array([1], pa.timestamp("us"))),
+    ],
+    ids=str,
+)
+def test_a_parquet_file_that_does_not_fit_waits_for_the_next_load(
+    folder: Folder, warehouse: SourceWarehouse, first: pa.Array, then: pa.Array
+) -> None:
+    folder.write("stock/a.parquet", parquet(id=[1], amount=first))
+    folder.write("stock/b.parquet", parquet(id=[2], amount=then))
+    folder.write("clicks/a.jsonl", '{"id": 1}')
+    load(warehouse, folder.source())
+    assert list(folder.broken) == ["stock/b.parquet"]
+    assert (
+        f"the column amount is {then.type} here but {first.type} in stock/a.parquet" in folder.broken["stock/b.parquet"]
+    )
+    assert warehouse.rows("SELECT id FROM clicks") == [(1,)]
+    assert warehouse.rows("SELECT id FROM stock") == [(1,)]
 
 
 def test_a_json_value_of_another_type_gets_a_variant_column(folder: Folder, warehouse: SourceWarehouse) -> None:
