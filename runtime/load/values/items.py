@@ -102,6 +102,8 @@ def _has_nul(values: Any) -> bool:
         return _has_nul(values.cast(pa.large_string()))
     if types.is_dictionary(kind):
         return _has_nul(values.dictionary) and _has_nul(values.dictionary_decode())
+    if types.is_run_end_encoded(kind):
+        return _has_nul(values.values)
     if types.is_struct(kind):
         return any(map(_has_nul, values.flatten()))
     if types.is_map(kind):
