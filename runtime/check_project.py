@@ -16,7 +16,9 @@ IGNORE = re.compile(r"#\s*check-project:\s*ignore\b")
 SKIPPED = {"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"}
 PACKAGES = ("dagster_dlt", "dagster_embedded_elt.dlt")
 STOCK = {f"{package}.DagsterDltResource" for package in PACKAGES}
+STOCK_COMPONENT = re.compile(r"dagster_dlt\.([\w.]+\.)?DltLoadCollectionComponent")
 DLT_ASSETS = {f"{package}.dlt_assets" for package in PACKAGES}
+LOSES = "loses rows when partitions load at the same time"
 DLT_PARTS = {"dlt.source", "dlt.resource", "dlt.transformer", "dlt.destination"}
 DLT_MODULES = ("dlt.sources.", "dlt.destinations.")
 RUN_WHEN_CALLED = {"dlt.source", "functools.cache", "functools.lru_cache"}  # decorators
@@ -179,21 +181,33 @@ def resources(project: Project, module: Module) -> Iterator[Finding]:
         for key, value in zip(node.keys, node.values, strict=True)
         if isinstance(key, ast.Constant) and key.value == "dlt"
     }
-    loses = "loses rows when partitions load at the same time"
     for node in module.nodes:
         if isinstance(node, ast.Call) and module.name(node) in STOCK and node not in replaced:
             instead = "IsolatedDltResource(), from runtime.load.resource,"
-            yield Finding(module.file, node.lineno, f"dagster-dlt's resource {loses}", instead)
+            yield Finding(module.file, node.lineno, f"dagster-dlt's resource {LOSES}", instead)
+        if isinstance(node, ast.ClassDef) and any(STOCK_COMPONENT.fullmatch(module.name(base)) for base in node.bases):
+            what = f"{node.name} is dagster-dlt's component, which {LOSES}"
+            instead = f"class {node.name}(IsolatedDltLoadCollectionComponent), from runtime.load.component,"
+            yield Finding(module.file, node.lineno, what, instead)
         if isinstance(node, ast.ClassDef) and is_resource(project, module, node):
             if any(module.name(base) in STOCK for base in node.bases):
                 instead = f"class {node.name}(IsolatedDltResource), from runtime.load.resource,"
                 yield Finding(
-                    module.file, node.lineno, f"{node.name} is dagster-dlt's resource, which {loses}", instead
+                    module.file, node.lineno, f"{node.name} is dagster-dlt's resource, which {LOSES}", instead
                 )
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "_run":
                     what = f"{node.name} overrides _run, which isolates and retries loads"
                     yield Finding(module.file, method.lineno, what, "run() or extract_resource_metadata()")
+
+
+def components(file: Path) -> Iterator[Finding]:
+    """dagster-dlt's own component in a `defs.yaml`."""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        match = re.match(r"\s*type:\s*[\"']?([\w.]+)", line)
+        if match and STOCK_COMPONENT.fullmatch(match[1]) and not IGNORE.search(line):
+            instead = "runtime.load.component.IsolatedDltLoadCollectionComponent"
+            yield Finding(file, number, f"dagster-dlt's component {LOSES}", instead)
 
 
 def is_resource(project: Project, module: Module, node: Definition, hops: int = 5) -> bool:
@@ -380,9 +394,9 @@ def is_replace(disposition: ast.AST | None) -> bool:
     return False
 
 
-def python_files(path: Path) -> Iterator[Path]:
-    """The files of a project, without its environments, and without a copy of this folder."""
-    if path.is_file():
+def project_files(path: Path, *endings: str) -> Iterator[Path]:
+    """The files of a project whose names end so, without its environments, and without a copy of this folder."""
+    if path.is_file() and path.name.endswith(endings):
         yield path
     for folder, folders, files in os.walk(path):
         folders[:] = [
@@ -390,7 +404,7 @@ def python_files(path: Path) -> Iterator[Path]:
             for name in sorted(folders)
             if name not in SKIPPED and not name.startswith(".") and not is_ours(name, folder)
         ]
-        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(endings))
 
 
 def is_ours(name: str, folder: str) -> bool:
@@ -400,13 +414,15 @@ def is_ours(name: str, folder: str) -> bool:
 def check(paths: Iterable[Path]) -> list[Finding]:
     """What to change in these files and folders."""
     modules, found = [], set[Finding]()
-    for file in dict.fromkeys(file for path in paths for file in python_files(path)):
+    for file in dict.fromkeys(file for path in paths for file in project_files(path, ".py")):
         try:
             modules.append(Module(file, file.read_text(encoding="utf-8")))
         except (SyntaxError, ValueError) as error:
             line, reason = getattr(error, "lineno", None) or 1, getattr(error, "msg", None) or str(error)
             what = f"Python {sys.version_info.major}.{sys.version_info.minor} cannot read this file: {reason}"
             found.add(Finding(file, line, what, "what it can read, or run the check with the project's Python,"))
+    for file in dict.fromkeys(file for path in paths for file in project_files(path, "defs.yaml")):
+        found |= {*components(file)}
     project = Project(modules)
     for module in modules:
         found |= {*resources(project, module), *imports(project, module), *partitions(project, module)}
@@ -419,7 +435,7 @@ def main() -> int:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or folder of the project")
     paths = parser.parse_args().paths
     for path in paths:
-        if not any(python_files(path)):
+        if not any(project_files(path, ".py", "defs.yaml")):
             parser.error(f"{path} is no Python file and no folder with one. Name the folder with the project's code.")
     found = check(paths)
     sys.stdout.writelines(f"{finding}\n" for finding in found)

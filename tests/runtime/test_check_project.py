@@ -71,6 +71,11 @@ FOUND = {
         "class Dlt(IsolatedDltResource)",
         "class Dlt(IsolatedDltResource): ...",
     ),
+    "a subclass of the stock component": (
+        "from dagster_dlt import DltLoadCollectionComponent\nclass Loads(DltLoadCollectionComponent): ...  # found",
+        "class Loads(IsolatedDltLoadCollectionComponent)",
+        "class Loads(IsolatedDltLoadCollectionComponent): ...",
+    ),
     "_run": (
         "class Dlt(IsolatedDltResource):\n    def _run(self, context, **kwargs): ...  # found",
         "run() or extract_resource_metadata()",
@@ -280,6 +285,19 @@ def test_nothing_is_found_in_this_repository_and_its_examples(tmp_path: Path) ->
     (tmp_path / "definitions.py").write_text(f"with location.isolated_imports(__package__):\n{imports}")
 
     assert [str(found) for found in check([ROOT / "code_locations", ROOT / "dlt_sources", tmp_path])] == []
+
+
+def test_the_stock_component_is_found_in_a_defs_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "loads" / "defs.yaml"
+    file.parent.mkdir()
+    ours = "runtime.load.component.IsolatedDltLoadCollectionComponent"
+    names = "dagster_dlt.DltLoadCollectionComponent", '"dagster_dlt.components.DltLoadCollectionComponent"', ours
+    file.write_text("---\n".join(f"type: {name}\nattributes: {{loads: []}}\n" for name in names))
+
+    found = check([tmp_path])
+
+    assert [(one.file, one.line) for one in found] == [(file, 1), (file, 4)]
+    assert all(ours in str(one) for one in found)
 
 
 def test_a_file_that_python_cannot_read_is_named(tmp_path: Path) -> None:
