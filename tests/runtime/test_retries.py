@@ -271,20 +271,41 @@ def test_only_a_run_whose_load_did_not_fail_is_started_again(
         assert run.tags["dagster/will_retry"] == again
 
 
-def test_a_source_that_remembers_is_read_again_in_a_new_run_only(warehouse: Warehouse) -> None:
-    """Here a queue outside of the function: a second read would begin with its third page."""
+def read_queue() -> Callable[[], Iterator[Any]]:
     pages = deque([[{"id": 1}], [{"id": 2}], "broken", [{"id": 3}]])
+
+    def rows() -> Iterator[Any]:
+        while pages:
+            if (page := pages.popleft()) == "broken":
+                raise ConnectionError("reset by peer")
+            yield page
+
+    return rows
+
+
+def read_from_position() -> Callable[[], Iterator[Any]]:
+    """A number may also be a count of requests: which it is shows in the first row of the second read."""
+    reader = Reader()
+
+    def rows() -> Iterator[Any]:
+        while reader.page < 5:
+            reader.page += 1
+            yield [{"id": reader.page}]
+            if reader.page == 3:
+                raise ConnectionError("reset by peer")
+
+    return rows
+
+
+@pytest.mark.parametrize("reading", [read_queue, read_from_position])
+def test_a_source_that_remembers_is_read_again_in_a_new_run_only(
+    warehouse: Warehouse, reading: Callable[[], Callable[[], Iterator[Any]]]
+) -> None:
+    """A second read in the same process would begin where the first one ended."""
 
     @dlt.source(name="flaky", section="flaky")
     def source() -> Any:
-        @dlt.resource(write_disposition="append")
-        def rows() -> Iterator[Any]:
-            while pages:
-                if (page := pages.popleft()) == "broken":
-                    raise ConnectionError("reset by peer")
-                yield page
-
-        return rows
+        return dlt.resource(reading(), name="rows", write_disposition="append")
 
     @dlt_assets(
         dlt_source=source(),
@@ -390,37 +411,6 @@ def test_what_a_function_changes_is_what_it_remembers(read: Callable[[], Iterato
     list(read())
 
     assert (source_state(source, strict=True) != before) is remembers
-
-
-def test_a_source_that_goes_on_is_read_again_in_a_new_run_only(warehouse: Warehouse) -> None:
-    """A number may be a position or a count of requests. Which one it is shows in the first row of the second read."""
-    reader = Reader()
-
-    @dlt.source(name="flaky", section="flaky")
-    def source() -> Any:
-        @dlt.resource(write_disposition="append")
-        def rows() -> Iterator[Any]:
-            while reader.page < 5:
-                reader.page += 1
-                yield [{"id": reader.page}]
-                if reader.page == 3:
-                    raise ConnectionError("reset by peer")
-
-        return rows
-
-    @dlt_assets(
-        dlt_source=source(),
-        dlt_pipeline=warehouse_pipeline("flaky", "raw_flaky"),
-        dagster_dlt_translator=SourceTranslator(source="flaky"),
-    )
-    def assets(context: dg.AssetExecutionContext, dlt: DagsterDltResource) -> Iterator[DltEventType]:
-        yield from dlt.run(context=context)
-
-    failed = dg.materialize([assets], resources={"dlt": IsolatedDltResource()}, raise_on_error=False)
-
-    assert "reset by peer" in failure_of(failed)
-    assert reader.page == 4  # where the second read began
-    assert warehouse.datasets() == set()
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
