@@ -119,8 +119,9 @@ def test_of_rows_with_one_key_the_last_stays(warehouse: Warehouse, disposition: 
         ([True, "true", 1], [2]),
         (["a", 7, "7"], [0, 2]),
         (["1.5", "1.50", 1.5], [1, 2]),  # texts
+        (["a", "9999-12-31T23:59:59-05:00"], [0, 1]),  # beyond what a timestamp in UTC can be
     ],
-    ids=["numbers", "moments", "booleans", "texts", "texts of numbers"],
+    ids=["numbers", "moments", "booleans", "texts", "texts of numbers", "texts of moments"],
 )
 def test_keys_are_the_same_if_the_warehouse_makes_them_so(
     warehouse: Warehouse, disposition: Any, ids: list[Any], left: list[int]

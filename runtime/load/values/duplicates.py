@@ -10,6 +10,7 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -131,9 +132,13 @@ def _comparable(values: list[Any]) -> tuple[Any, ...]:
 def _as_text(value: Any) -> str:
     value = custom_pua_decode(value)
     if isinstance(value, str) and is_iso_timestamp(str, value):
-        value = ensure_datetime_in_tz(value)
+        with suppress(OverflowError):
+            value = ensure_datetime_in_tz(value)
     if isinstance(value, datetime):
-        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        try:
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        except OverflowError:  # in UTC, its year would be 0 or 10,000
+            return f"{value.isoformat()}"
         return str(value.isoformat()).removesuffix("T00:00:00+00:00")  # as a date
     is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     if is_number or (isinstance(value, str) and DECIMAL.fullmatch(value)):
